@@ -1,0 +1,75 @@
+# PaddockDB. `make help` says what there is.
+#
+# Every step builds with the same profile and flags, so that nothing is compiled twice: `make run` and
+# `make test` share their build, and what cargo checks for clippy it reuses for rustdoc.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# dev is quick to build, release quick to run: make run PROFILE=release
+PROFILE ?= dev
+TARGET_DIR := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+CARGO ?= cargo
+
+.PHONY: help
+help: ## Say what there is
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: run
+run: build ## Build and start a whole cluster in one process; data in ./paddock-data (other flags: ARGS="--data DIR")
+	@exec $(TARGET_DIR)/paddock dev $(ARGS)
+
+.PHONY: test
+test: setup ## Install what is missing, then run every test, a small acceptance test on a real cluster included
+	$(CARGO) test --workspace --locked
+	$(CARGO) build --workspace --locked --quiet
+	scripts/acceptance.py --paddock target/debug/paddock
+	scripts/faults.py --paddock target/debug/paddock
+
+.PHONY: verify
+verify: ## Check format, lints, docs and .proto files; changes no source
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
+	@scripts/buf-lint
+	@scripts/deny
+
+.PHONY: fix
+fix: ## Format, and apply what clippy can apply by itself
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged -- -D warnings
+
+.PHONY: setup
+setup: ## Install what the tests need and is missing (Java, ZooKeeper); says what to do where it cannot
+	@scripts/setup
+
+.PHONY: build
+build: ## Build the paddock command (PROFILE=release: optimised)
+	$(CARGO) build --package paddock --locked --profile $(PROFILE)
+
+.PHONY: bench
+bench: ## Run the benchmarks
+	$(CARGO) bench --workspace --locked
+
+.PHONY: bench-engines
+bench-engines: ## Compare the storage engine with RocksDB, fjall, redb, LMDB and sled; ten minutes (flags: ARGS="--rounds 7")
+	@CARGO="$(CARGO)" scripts/bench-engines $(ARGS)
+
+.PHONY: cluster
+cluster: setup build ## Start a real local cluster: ZooKeeper, four partition servers, a router; data in .local/cluster
+	@exec scripts/cluster.py up --paddock $(TARGET_DIR)/paddock
+
+.PHONY: acceptance
+acceptance: setup ## Load the whole package index into a real cluster, kill a leader, restart, compare; takes a minute or two
+	$(CARGO) build --package paddock --locked --release
+	scripts/acceptance.py --all --paddock target/release/paddock
+
+.PHONY: chaos
+chaos: setup ## Kill and freeze a real cluster at random for a while, and judge every read (other flags: ARGS="--seconds 600")
+	$(CARGO) build --package paddock --locked
+	$(CARGO) build --package paddock-client --example chaos_load --locked
+	scripts/chaos.py --paddock target/debug/paddock $(ARGS)
+
+.PHONY: clean
+clean: ## Remove what was built and what the tests left; your data in ./paddock-data stays
+	$(CARGO) clean
+	rm -rf .local

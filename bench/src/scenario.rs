@@ -1,0 +1,249 @@
+//! One scenario of one engine in one round, in a process of its own.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::budget::Budget;
+use crate::distribution::Random;
+use crate::driver::{Driver, Outcome};
+use crate::engine::{Durability, Name, Options};
+use crate::measure;
+use crate::mix::{READ_UNIFORM, READ_ZIPFIAN, UPDATE_UNIFORM, YCSB};
+use crate::plan::{Plan, Scenario};
+use crate::record::{Cost, Line, Measurement, Unit};
+
+/// Rows in each batch of a load.
+const LOAD_BATCH_ROWS: u64 = 100;
+/// Rows in each synced batch.
+const SYNCED_BATCH_ROWS: u64 = 1_000;
+const SYNCED_ROWS: u64 = 10_000;
+const DELETES: u64 = 50;
+const CHECKED_ROWS: u64 = 1_000;
+const SMALL_VALUE_BYTES: usize = 100;
+const LARGE_VALUE_BYTES: usize = 1_024;
+/// The key of the mixes that scan.
+const SCANS: &str = "E";
+
+/// What a crash leaves to its child to say: everything is durable that will be counted.
+pub const READY: &str = "ready";
+
+/// What a process is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// Which part.
+    pub part: Part,
+    /// With which engine.
+    pub engine: Name,
+    /// Counted from 0.
+    pub round: u32,
+    /// The engine's directory, which exists.
+    pub directory: PathBuf,
+    /// The members file of the memory budget to join.
+    pub budget: Option<PathBuf>,
+    /// Sizes and times.
+    pub plan: Plan,
+}
+
+/// A scenario, or the half of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// All of it in one process.
+    Whole(Scenario),
+    /// Loads, says [`READY`], and writes until it is killed.
+    CrashLoad,
+    /// Starts on what that left.
+    CrashStart,
+    /// Loads what is to be larger than memory, before there is a budget.
+    BeyondLoad,
+}
+
+impl Task {
+    /// Does it, and writes measurements to standard output.
+    pub fn perform(&self) -> Result<()> {
+        // Whoever waits for this process may be killed: nobody would end it then.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        if let Some(members) = &self.budget {
+            Budget::join(members)?;
+        }
+        let plan = &self.plan;
+        match self.part {
+            Part::Whole(Scenario::Small) => self.mixes("100 B", SMALL_VALUE_BYTES, plan.small_rows),
+            Part::Whole(Scenario::Large) => self.mixes("1 KiB", LARGE_VALUE_BYTES, plan.large_rows),
+            Part::Whole(Scenario::Synced) => self.synced(),
+            Part::Whole(Scenario::Beyond) => self.beyond(),
+            Part::Whole(Scenario::Overwrite) => self.overwrite(),
+            Part::Whole(Scenario::Crash) | Part::CrashLoad => self.crash_load(),
+            Part::CrashStart => self.crash_start(),
+            Part::BeyondLoad => self.beyond_load(),
+        }
+    }
+
+    /// For each number of threads anew: load, then every mix.
+    fn mixes(&self, size: &str, value_bytes: usize, rows: u64) -> Result<()> {
+        for &threads in &self.plan.threads {
+            let name = format!("{size}, {}", plural(threads));
+            let driver = Driver::new(rows, value_bytes, self.plan.seed)?;
+            let directory = self.directory.join(threads.to_string());
+            std::fs::create_dir(&directory)?;
+            let mut engine = self.engine.open(&directory, self.buffered(self.plan.cache_mib << 20))?;
+            let outcome = driver.load(&*engine, threads, LOAD_BATCH_ROWS, 0)?;
+            self.report(&format!("{name}: load"), outcome)?;
+            engine.flush()?;
+            driver.check_all(&*engine)?;
+            driver.check_deletes(&*engine, DELETES)?;
+            let outcome = driver.run(&*engine, READ_UNIFORM, threads, self.duration())?;
+            self.report(&format!("{name}: {}", READ_UNIFORM.name), outcome)?;
+            for mix in YCSB {
+                if mix.name.starts_with(SCANS) {
+                    engine.compact()?;
+                }
+                let outcome = driver.run(&*engine, mix, threads, self.duration())?;
+                self.report(&format!("{name}: {}", mix.name), outcome)?;
+            }
+            engine.close()?;
+        }
+        Ok(())
+    }
+
+    fn synced(&self) -> Result<()> {
+        let driver = Driver::new(SYNCED_ROWS, SMALL_VALUE_BYTES, self.plan.seed)?;
+        let engine = self.engine.open(&self.directory, self.synced_options())?;
+        driver.load(&*engine, 1, SYNCED_BATCH_ROWS, 0)?;
+        for &threads in &self.plan.synced_threads {
+            let outcome = driver.run(&*engine, UPDATE_UNIFORM, threads, self.duration())?;
+            self.report(&format!("100 B, fsync after each write: {}", plural(threads)), outcome)?;
+        }
+        driver.check_all(&*engine)?;
+        engine.close()
+    }
+
+    fn beyond_load(&self) -> Result<()> {
+        let driver = Driver::new(self.plan.beyond_rows(), LARGE_VALUE_BYTES, self.plan.seed)?;
+        let engine = self.engine.open(&self.directory, self.buffered(self.plan.budget_mib << 19))?;
+        driver.load(&*engine, 1, LOAD_BATCH_ROWS, 0)?;
+        engine.close()
+    }
+
+    fn beyond(&self) -> Result<()> {
+        let plan = &self.plan;
+        let driver = Driver::new(plan.beyond_rows(), LARGE_VALUE_BYTES, plan.seed)?;
+        // Half for the engine's own caches; the rest is for its index, the page cache and the process itself.
+        let engine = self.engine.open(&self.directory, self.buffered(plan.budget_mib << 19))?;
+        let name = format!("1 KiB, {} times the memory", plan.beyond_factor);
+        for mix in [READ_UNIFORM, READ_ZIPFIAN, YCSB[0]] {
+            let outcome = driver.run(&*engine, mix, plan.beyond_threads, 2 * self.duration())?;
+            self.report(&format!("{name}, {}: {}", plural(plan.beyond_threads), mix.name), outcome)?;
+        }
+        // All of it would take longer than what is measured; every read above was checked, too.
+        for number in 0..CHECKED_ROWS {
+            driver.read(&*engine, number, true)?;
+        }
+        engine.close()
+    }
+
+    fn overwrite(&self) -> Result<()> {
+        let plan = &self.plan;
+        let driver = Driver::new(plan.overwrite_rows, SMALL_VALUE_BYTES, plan.seed)?;
+        let written_before = measure::written_bytes()?;
+        let engine = self.engine.open(&self.directory, self.synced_options())?;
+        driver.load(&*engine, 1, SYNCED_BATCH_ROWS, 0)?;
+        let mut space_max = 0;
+        let (processor, began) = (measure::processor_time(), Instant::now());
+        for pass in 0..plan.overwrite_passes {
+            driver.load(&*engine, 1, SYNCED_BATCH_ROWS, pass + 1)?;
+            space_max = space_max.max(measure::disk_bytes(&self.directory)?);
+        }
+        let (elapsed, processor) = (began.elapsed(), measure::processor_time() - processor);
+        driver.check_all(&*engine)?;
+        driver.check_generation(&*engine, CHECKED_ROWS, plan.overwrite_passes)?;
+        engine.close()?;
+        let written = measure::written_bytes()? - written_before;
+
+        let live = driver.bytes() as f64;
+        let stored = live * (1 + plan.overwrite_passes) as f64;
+        let operations = plan.overwrite_rows * plan.overwrite_passes;
+        let cost = Cost {
+            operations,
+            processor_us_per_operation: Some(processor.as_secs_f64() * 1e6 / operations as f64),
+            resident_bytes_max: Some(measure::resident_bytes_max()?),
+            written_bytes: Some(written),
+            ..Cost::default()
+        };
+        let name = format!("100 B, everything overwritten {} times", plan.overwrite_passes);
+        self.put(
+            &format!("{name}, fsync per 1000 rows"),
+            operations as f64 / elapsed.as_secs_f64(),
+            Unit::PerSecond,
+            cost,
+        )?;
+        let figure =
+            |what: &str, value| self.put(&format!("{name}: {what}"), value, Unit::Times, Cost::default());
+        figure("most space / live data", space_max as f64 / live)?;
+        figure("space after closing / live data", measure::disk_bytes(&self.directory)? as f64 / live)?;
+        figure("bytes written / bytes stored", written as f64 / stored)
+    }
+
+    fn crash_load(&self) -> Result<()> {
+        let driver = Driver::new(self.plan.crash_rows, SMALL_VALUE_BYTES, self.plan.seed)?;
+        let engine = self.engine.open(&self.directory, self.synced_options())?;
+        driver.load(&*engine, 1, SYNCED_BATCH_ROWS, 0)?;
+        let mut output = std::io::stdout().lock();
+        writeln!(output, "{READY}")?;
+        output.flush()?;
+        // Until the kill.
+        loop {
+            driver.run(&*engine, UPDATE_UNIFORM, 1, self.duration())?;
+        }
+    }
+
+    fn crash_start(&self) -> Result<()> {
+        let driver = Driver::new(self.plan.crash_rows, SMALL_VALUE_BYTES, self.plan.seed)?;
+        let number = Random::new(self.plan.seed).below(self.plan.crash_rows);
+        let (processor, began) = (measure::processor_time(), Instant::now());
+        let engine = self.engine.open(&self.directory, self.synced_options())?;
+        driver.read(&*engine, number, true)?;
+        let elapsed = began.elapsed();
+        let cost = Cost {
+            operations: 1,
+            processor_us_per_operation: Some((measure::processor_time() - processor).as_secs_f64() * 1e6),
+            resident_bytes_max: Some(measure::resident_bytes_max()?),
+            ..Cost::default()
+        };
+        // What was acknowledged before the crash is there, and right.
+        driver.check_all(&*engine)?;
+        let row = format!("100 B, {} rows: from a crash to the first read", self.plan.crash_rows);
+        self.put(&row, elapsed.as_secs_f64(), Unit::Seconds, cost)?;
+        engine.close()
+    }
+
+    fn report(&self, row: &str, outcome: Outcome) -> Result<()> {
+        self.put(row, outcome.per_second, Unit::PerSecond, outcome.cost)
+    }
+
+    fn put(&self, row: &str, value: f64, unit: Unit, cost: Cost) -> Result<()> {
+        let (engine, round) = (self.engine, self.round);
+        let line = Line::Measurement(Measurement { row: row.to_owned(), engine, round, value, unit, cost });
+        let mut output = std::io::stdout().lock();
+        writeln!(output, "{}", serde_json::to_string(&line)?).context("writing a measurement")
+    }
+
+    fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.plan.seconds)
+    }
+
+    fn buffered(&self, cache_bytes: u64) -> Options {
+        Options { durability: Durability::Buffered, cache_bytes }
+    }
+
+    fn synced_options(&self) -> Options {
+        Options { durability: Durability::Sync, cache_bytes: self.plan.cache_mib << 20 }
+    }
+}
+
+fn plural(threads: u64) -> String {
+    if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") }
+}

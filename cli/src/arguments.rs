@@ -1,0 +1,336 @@
+//! The command line as clap sees it. Flags win over the `PADDOCK_*` environment.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use paddock_client::{Client, Error};
+
+use crate::key::{self, Key};
+
+/// Where a router listens for gRPC unless told otherwise; [`Connection`] has the same, as a URL.
+pub(crate) const GRPC_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7700);
+
+/// Where a router listens for HTTP unless told otherwise.
+const HTTP_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7780);
+
+/// The longest name of a cluster.
+const CLUSTER_NAME_CHARACTERS_MAX: usize = 64;
+
+/// What every exit code means, at the end of the help.
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 precondition failed, \
+     5 unavailable, 6 outcome unknown, 130 interrupted";
+
+/// PaddockDB: a partitioned, replicated key-value store.
+#[derive(Debug, Parser)]
+#[command(name = "paddock", version, after_help = EXIT_CODES, propagate_version = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How to reach the cluster.
+#[derive(Debug, Args)]
+pub(crate) struct Connection {
+    /// The router to speak to
+    #[arg(
+        long,
+        global = true,
+        env = "PADDOCK_ENDPOINT",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7700"
+    )]
+    endpoint: String,
+    /// How long one request may take, its retries included
+    #[arg(
+        long,
+        global = true,
+        env = "PADDOCK_TIMEOUT_SECONDS",
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
+    timeout_seconds: u64,
+}
+
+impl Connection {
+    /// Connects with the client's own, safe retries.
+    pub(crate) async fn connect(&self) -> Result<Client, Error> {
+        self.builder().connect().await
+    }
+
+    /// The client's settings as the flags have them.
+    pub(crate) fn builder(&self) -> paddock_client::Builder {
+        Client::builder(&self.endpoint).request_timeout(Duration::from_secs(self.timeout_seconds))
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole cluster in this process, with its data in one directory
+    Dev(Dev),
+    /// Run a router
+    Router(Router),
+    /// Run a partition server
+    Partition(Partition),
+    /// Read one record
+    Get(Get),
+    /// Write one record and print its version
+    Put(Put),
+    /// Remove one record; removing a missing one succeeds
+    Delete(Delete),
+    /// Explain where a key lives: slot, partition, replicas
+    Locate(Locate),
+    /// Show the cluster, its nodes, and what is wrong with it
+    Status(Show),
+    /// Show every partition with its replicas
+    Partitions(Show),
+    /// Load or dump many records
+    #[command(subcommand)]
+    Batch(BatchCommand),
+}
+
+/// How to log.
+#[derive(Debug, Args)]
+pub(crate) struct LogFlags {
+    /// What to log: error, warn, info, debug, or TARGET=LEVEL,...
+    #[arg(long, env = "PADDOCK_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// How to log, on stderr
+    #[arg(long, env = "PADDOCK_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// For programs: an object a line
+    Json,
+}
+
+/// Where the cluster's shared truth is.
+#[derive(Debug, Args)]
+pub(crate) struct CoordinationFlags {
+    /// The ZooKeeper servers; one that is away is waited for
+    #[arg(long, env = "PADDOCK_ZOOKEEPER", value_name = "HOST:PORT,...", default_value = "127.0.0.1:2181")]
+    pub(crate) zookeeper: String,
+    /// The cluster's name: letters, digits, "-" and "_"
+    #[arg(long, env = "PADDOCK_CLUSTER", value_name = "NAME", default_value = "default", value_parser = cluster_name)]
+    pub(crate) cluster: String,
+}
+
+/// The name becomes a part of a path in ZooKeeper.
+fn cluster_name(name: &str) -> Result<String, String> {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '_';
+    if name.is_empty() || name.len() > CLUSTER_NAME_CHARACTERS_MAX || !name.chars().all(allowed) {
+        return Err(format!(
+            "1 to {CLUSTER_NAME_CHARACTERS_MAX} letters, digits, \"-\" and \"_\" are allowed"
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+/// Flags of `dev`.
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// The directory of all its data; made where it is missing
+    #[arg(long, env = "PADDOCK_DATA", value_name = "DIR", default_value = "paddock-data")]
+    pub(crate) data: PathBuf,
+    /// Where to listen for gRPC; port 0 takes any that is free
+    #[arg(long, env = "PADDOCK_GRPC", value_name = "ADDR", default_value_t = GRPC_DEFAULT)]
+    pub(crate) grpc: SocketAddr,
+    /// Where to listen for HTTP (health and metrics)
+    #[arg(long, env = "PADDOCK_HTTP", value_name = "ADDR", default_value_t = HTTP_DEFAULT)]
+    pub(crate) http: SocketAddr,
+    #[command(flatten)]
+    pub(crate) log: LogFlags,
+}
+
+/// Flags of `router`.
+#[derive(Debug, Args)]
+pub(crate) struct Router {
+    #[command(flatten)]
+    pub(crate) coordination: CoordinationFlags,
+    /// Where to listen for gRPC; port 0 takes any that is free
+    #[arg(long, env = "PADDOCK_GRPC", value_name = "ADDR", default_value_t = GRPC_DEFAULT)]
+    pub(crate) grpc: SocketAddr,
+    /// Where to listen for HTTP (health and metrics)
+    #[arg(long, env = "PADDOCK_HTTP", value_name = "ADDR", default_value_t = HTTP_DEFAULT)]
+    pub(crate) http: SocketAddr,
+    /// The gRPC address that others are told; by default the one that it listens on
+    #[arg(long, env = "PADDOCK_ADVERTISE", value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    #[command(flatten)]
+    pub(crate) log: LogFlags,
+}
+
+/// Flags of `partition`. Those of a new cluster count only until its first node has started.
+#[derive(Debug, Args)]
+pub(crate) struct Partition {
+    #[command(flatten)]
+    pub(crate) coordination: CoordinationFlags,
+    /// The directory of its data; made where it is missing, and then the node is a new one
+    #[arg(long, env = "PADDOCK_DATA", value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Where to listen for gRPC; port 0 takes any that is free
+    #[arg(
+        long,
+        env = "PADDOCK_GRPC",
+        value_name = "ADDR",
+        default_value_t = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7710)
+    )]
+    pub(crate) grpc: SocketAddr,
+    /// The gRPC address that others reach it at; by default the one that it listens on
+    #[arg(long, env = "PADDOCK_ADVERTISE", value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    /// Where to listen for HTTP (health and metrics), if at all
+    #[arg(long, env = "PADDOCK_HTTP", value_name = "ADDR")]
+    pub(crate) http: Option<SocketAddr>,
+    /// For a new cluster: how many partitions
+    #[arg(long, env = "PADDOCK_PARTITIONS", value_name = "N", default_value_t = 2)]
+    pub(crate) partitions: u32,
+    /// For a new cluster: how many replicas each partition gets
+    #[arg(long, env = "PADDOCK_REPLICATION_FACTOR", value_name = "N", default_value_t = 2)]
+    pub(crate) replication_factor: u32,
+    /// For a new cluster: how many nodes to wait for before replicas are placed [default: the replication factor]
+    #[arg(long, env = "PADDOCK_INITIAL_NODES", value_name = "N")]
+    pub(crate) initial_nodes: Option<u32>,
+    /// For a new cluster: for how long a follower's promise holds, which bounds how soon a failover begins
+    #[arg(long, env = "PADDOCK_LEASE_MS", value_name = "N", default_value_t = 1_000)]
+    pub(crate) lease_ms: u64,
+    #[command(flatten)]
+    pub(crate) log: LogFlags,
+}
+
+/// How to print one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RecordFormat {
+    /// The value's bytes, unchanged (with a newline at the end on a terminal)
+    Raw,
+    /// A table with key, value and version
+    Table,
+    /// {"key", "value", "version"}; what is not UTF-8 stands in key_b64 or value_b64, as base64
+    Json,
+}
+
+/// How to print what has no raw form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Flags of `get`.
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    #[arg(value_name = "KEY", help = key::HELP, value_parser = key::parse)]
+    pub(crate) key: Key,
+    /// How to print the record
+    #[arg(short, long, value_enum, default_value_t = RecordFormat::Raw)]
+    pub(crate) output: RecordFormat,
+    /// Read from any replica, without a promise of freshness
+    #[arg(long)]
+    pub(crate) eventual: bool,
+}
+
+/// Flags of `put`.
+#[derive(Debug, Args)]
+pub(crate) struct Put {
+    #[arg(value_name = "KEY", help = key::HELP, value_parser = key::parse)]
+    pub(crate) key: Key,
+    /// The value; "-" reads it from stdin, byte for byte (a value that is "-" itself: printf - | paddock put KEY -)
+    #[arg(value_name = "VALUE", allow_negative_numbers = true)]
+    pub(crate) value: OsString,
+    /// Fail with exit code 4 if the key has a record
+    #[arg(long, conflicts_with_all = ["update", "if_version"])]
+    pub(crate) create: bool,
+    /// Fail with exit code 3 if the key has no record
+    #[arg(long, conflicts_with = "if_version")]
+    pub(crate) update: bool,
+    /// Fail with exit code 4 unless the record has this version
+    #[arg(long, value_name = "N")]
+    pub(crate) if_version: Option<u64>,
+}
+
+/// Flags of `delete`.
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    #[arg(value_name = "KEY", help = key::HELP, value_parser = key::parse)]
+    pub(crate) key: Key,
+    /// Fail with exit code 4 unless the record has this version
+    #[arg(long, value_name = "N")]
+    pub(crate) if_version: Option<u64>,
+}
+
+/// Flags of `locate`.
+#[derive(Debug, Args)]
+pub(crate) struct Locate {
+    #[arg(value_name = "KEY", help = key::HELP, value_parser = key::parse)]
+    pub(crate) key: Key,
+    /// How to print the route
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// Flags of `status` and `partitions`.
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// What `batch` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BatchCommand {
+    /// Load records from newline-delimited JSON
+    ///
+    /// A line is {"key": "...", "value": "..."}; bytes that are not UTF-8 stand as base64 in key_b64 or
+    /// value_b64. Where a key comes twice, the later line wins. An interrupted load of a file goes on
+    /// where it stopped: FILE.paddock-progress remembers how far everything was acknowledged.
+    Load(Load),
+    /// Dump all records as newline-delimited JSON, partition by partition, in key order
+    ///
+    /// Each page is linearizable; a dump taken while others write is not one moment's view.
+    Dump(Dump),
+}
+
+/// Flags of `batch load`.
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// The file to load, or "-" for stdin (which cannot be resumed)
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Go on after lines that are not records or break a limit, and count them
+    #[arg(long)]
+    pub(crate) skip_bad_lines: bool,
+    /// Give up when nothing was acknowledged for this long
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub(crate) retry_seconds: u64,
+    /// How to print the summary, on stderr
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// Flags of `batch dump`.
+#[derive(Debug, Args)]
+pub(crate) struct Dump {
+    /// The file to write, or "-" for stdout
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub(crate) file: PathBuf,
+    /// Go on after the last whole line of an interrupted dump (needs a FILE)
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Give up when no page came for this long
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub(crate) retry_seconds: u64,
+}

@@ -1,0 +1,41 @@
+//! `partition`: one partition server, over a ZooKeeper.
+
+use std::sync::Arc;
+
+use paddock_coordination::bootstrap::NewCluster;
+use paddock_partition::server::{PartitionServer, ServerConfig};
+
+use crate::arguments;
+use crate::serve;
+use crate::signals::Signals;
+
+/// Runs until a signal comes, or until it fails for good.
+pub(crate) async fn run(flags: arguments::Partition) -> anyhow::Result<()> {
+    serve::log(&flags.log, "info")?;
+    let mut signals = Signals::listen()?;
+    let session = serve::zookeeper(&flags.coordination)?;
+    let config = ServerConfig {
+        data: flags.data,
+        grpc_address: flags.grpc,
+        advertise_address: flags.advertise,
+        http_address: flags.http,
+        cluster_name: flags.coordination.cluster,
+        new_cluster: NewCluster {
+            partitions: flags.partitions,
+            replication_factor: flags.replication_factor,
+            initial_nodes: flags.initial_nodes.unwrap_or(flags.replication_factor),
+            lease_ms: flags.lease_ms,
+        },
+    };
+    let starting = async { Ok(PartitionServer::start(config, Arc::clone(&session)).await?) };
+    let Some(mut server) = serve::start(&mut signals, starting).await? else { return Ok(()) };
+    tokio::select! {
+        () = signals.received() => {}
+        error = server.failed() => return Err(error.into()),
+    }
+    let stopping = async {
+        server.stop().await;
+        session.close().await;
+    };
+    serve::stop(&mut signals, stopping).await
+}

@@ -1,0 +1,138 @@
+//! Who may import whom: the rules of ARCHITECTURE.md, held against what cargo says of the workspace.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// What each crate of ours may depend on, among ours. A crate that is not here fails the test: whoever
+/// adds one decides where it stands.
+const ALLOWED: [(&str, &[&str]); 8] = [
+    ("paddock-index", &[]),
+    ("paddock-storage", &["paddock-index"]),
+    ("paddock-coordination", &[]),
+    ("paddock-proto", &[]),
+    ("paddock-partition", &["paddock-storage", "paddock-coordination", "paddock-proto"]),
+    ("paddock-router", &["paddock-coordination", "paddock-proto"]),
+    ("paddock-client", &["paddock-proto"]),
+    (
+        "paddock",
+        &["paddock-client", "paddock-coordination", "paddock-partition", "paddock-proto", "paddock-router"],
+    ),
+];
+
+/// What a crate must not depend on, by whatever way.
+const FORBIDDEN: [(&str, &[&str]); 4] = [
+    ("paddock-index", &["tokio", "tonic", "prost"]),
+    ("paddock-storage", &["paddock-proto", "tokio", "tonic", "prost"]),
+    ("paddock-router", &["paddock-partition", "paddock-storage", "paddock-index"]),
+    ("paddock-client", &["paddock-coordination", "paddock-storage", "zookeeper-client"]),
+];
+
+fn metadata() -> Value {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--manifest-path", manifest])
+        // Other platforms' packages were never downloaded, and need not be.
+        .args(["--filter-platform", &host()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// This machine's target triple.
+fn host() -> String {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).arg("-vV").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned()
+}
+
+/// The names of a package's dependencies that are linked into it; not those of its tests and build script.
+fn normal_dependencies(package: &Value) -> BTreeSet<String> {
+    let dependencies = package["dependencies"].as_array().unwrap().iter();
+    dependencies
+        .filter(|dependency| dependency["kind"].is_null())
+        .map(|dependency| dependency["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn members(metadata: &Value) -> BTreeMap<String, &Value> {
+    let ids: BTreeSet<&str> =
+        metadata["workspace_members"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    packages
+        .filter(|package| ids.contains(package["id"].as_str().unwrap()))
+        .map(|package| (package["name"].as_str().unwrap().to_owned(), package))
+        .collect()
+}
+
+/// Every package that is linked into the named one, by the resolved graph.
+fn reachable(metadata: &Value, name: &str) -> BTreeSet<String> {
+    let packages = metadata["packages"].as_array().unwrap();
+    let names: BTreeMap<&str, &str> = packages
+        .iter()
+        .map(|package| (package["id"].as_str().unwrap(), package["name"].as_str().unwrap()))
+        .collect();
+    let edges: BTreeMap<&str, Vec<&str>> = metadata["resolve"]["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| (node["id"].as_str().unwrap(), normal_edges(node)))
+        .collect();
+    let start = names.iter().find(|(_, found)| **found == name).unwrap().0;
+    let mut seen = BTreeSet::new();
+    let mut left = vec![*start];
+    while let Some(id) = left.pop() {
+        for next in &edges[id] {
+            if seen.insert(*next) {
+                left.push(next);
+            }
+        }
+    }
+    seen.into_iter().map(|id| names[id].to_owned()).collect()
+}
+
+fn normal_edges(node: &Value) -> Vec<&str> {
+    let dependencies = node["deps"].as_array().unwrap().iter();
+    dependencies
+        .filter(|dependency| {
+            dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null())
+        })
+        .map(|dependency| dependency["pkg"].as_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn crates_depend_only_on_those_below_them() {
+    let metadata = metadata();
+    let members = members(&metadata);
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
+    for (name, package) in &members {
+        let Some(may) = allowed.get(name.as_str()) else {
+            panic!("{name} is new: decide what it may depend on, here and in ARCHITECTURE.md");
+        };
+        for dependency in normal_dependencies(package) {
+            let ours = members.contains_key(&dependency);
+            assert!(!ours || may.contains(&dependency.as_str()), "{name} must not depend on {dependency}");
+        }
+    }
+    assert_eq!(members.len(), allowed.len(), "a crate of the list is gone");
+}
+
+#[test]
+fn what_is_kept_out_stays_out_by_every_way() {
+    let metadata = metadata();
+    for (name, forbidden) in FORBIDDEN {
+        let reachable = reachable(&metadata, name);
+        for dependency in forbidden {
+            assert!(!reachable.contains(*dependency), "{name} must not reach {dependency}");
+        }
+    }
+    // The walk itself works: what surely is there is found.
+    assert!(reachable(&metadata, "paddock-client").contains("tokio"));
+    assert!(reachable(&metadata, "paddock-partition").contains("paddock-index"));
+}

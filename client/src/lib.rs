@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+
+mod admin;
+mod builder;
+mod client;
+mod error;
+mod retry;
+mod types;
+
+pub use admin::messages;
+pub use builder::Builder;
+pub use client::Client;
+pub use error::{Error, WriteOutcome};
+pub use types::{Consistency, Deleted, Mutation, Precondition, Record};

@@ -1,0 +1,131 @@
+//! The client's own types, and the one place where they turn into wire types and back.
+
+use bytes::Bytes;
+use paddock_proto::v1;
+
+/// One stored record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The key.
+    pub key: Bytes,
+    /// The value.
+    pub value: Bytes,
+    /// The log sequence of the key's last write: for one key it only grows, even across a delete.
+    pub version: u64,
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// Linearizable: served by the partition's leader under a lease.
+    #[default]
+    Strong,
+    /// Any replica, whatever it has applied: no promise of freshness.
+    Eventual,
+}
+
+/// Guards one write: it happens only if the condition holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Precondition {
+    /// No condition: create or replace.
+    #[default]
+    None,
+    /// The key must have no record, else [`Error::AlreadyExists`](crate::Error::AlreadyExists).
+    Absent,
+    /// The key must have a record, else [`Error::NotFound`](crate::Error::NotFound).
+    Exists,
+    /// The record must have this version, else
+    /// [`Error::PreconditionFailed`](crate::Error::PreconditionFailed).
+    Version(u64),
+    /// The record must have this value, else
+    /// [`Error::PreconditionFailed`](crate::Error::PreconditionFailed).
+    Value(Bytes),
+}
+
+/// One write of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// Set a value.
+    Put {
+        /// The key, 1 to 4,096 bytes.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+        /// What must hold.
+        precondition: Precondition,
+    },
+    /// Remove a record.
+    Delete {
+        /// The key, 1 to 4,096 bytes.
+        key: Bytes,
+        /// What must hold.
+        precondition: Precondition,
+    },
+}
+
+impl Mutation {
+    /// Sets a value, whatever was there.
+    pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        Mutation::Put { key: key.into(), value: value.into(), precondition: Precondition::None }
+    }
+
+    /// Removes a record, if there is one.
+    pub fn delete(key: impl Into<Bytes>) -> Self {
+        Mutation::Delete { key: key.into(), precondition: Precondition::None }
+    }
+}
+
+/// What a delete did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    /// True if there was a record.
+    pub deleted: bool,
+    /// The log sequence of the delete; 0 if there was nothing to delete.
+    pub version: u64,
+}
+
+impl From<v1::Record> for Record {
+    fn from(wire: v1::Record) -> Self {
+        Record { key: wire.key, value: wire.value, version: wire.version }
+    }
+}
+
+impl Consistency {
+    /// The wire's form: unset means strong.
+    pub(crate) fn into_wire(self) -> Option<v1::ReadConsistency> {
+        match self {
+            Consistency::Strong => None,
+            Consistency::Eventual => Some(v1::ReadConsistency {
+                requirement: Some(v1::read_consistency::Requirement::Eventual(true)),
+            }),
+        }
+    }
+}
+
+impl Precondition {
+    /// The wire's form: unset means no condition.
+    pub(crate) fn into_wire(self) -> Option<v1::Precondition> {
+        use v1::precondition::Condition;
+        let condition = match self {
+            Precondition::None => return None,
+            Precondition::Absent => Condition::Exists(false),
+            Precondition::Exists => Condition::Exists(true),
+            Precondition::Version(version) => Condition::Version(version),
+            Precondition::Value(value) => Condition::Value(value),
+        };
+        Some(v1::Precondition { condition: Some(condition) })
+    }
+}
+
+impl From<Mutation> for v1::Mutation {
+    fn from(mutation: Mutation) -> Self {
+        use v1::mutation::{Delete, Operation, Put};
+        let (operation, precondition) = match mutation {
+            Mutation::Put { key, value, precondition } => {
+                (Operation::Put(Put { key, value: Some(value) }), precondition)
+            }
+            Mutation::Delete { key, precondition } => (Operation::Delete(Delete { key }), precondition),
+        };
+        v1::Mutation { operation: Some(operation), precondition: precondition.into_wire() }
+    }
+}

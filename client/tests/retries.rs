@@ -1,0 +1,181 @@
+//! What the client sends again and what it does not, counted by a server that fails as it is told.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use paddock_client::{Client, Consistency, Error, Mutation, WriteOutcome};
+use paddock_proto::v1::key_value_service_server::{KeyValueService, KeyValueServiceServer};
+use paddock_proto::v1::{
+    BatchGetRequest, BatchGetResponse, BatchWriteRequest, BatchWriteResponse, DeleteRequest, DeleteResponse,
+    GetRequest, GetResponse, PutRequest, PutResponse, Record,
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// What the server answers to one call.
+enum Answer {
+    Fail(Code, &'static str, &'static str),
+    Never,
+}
+
+/// Answers by a script; well where the script has ended.
+#[derive(Clone, Default)]
+struct Scripted {
+    script: Arc<Mutex<VecDeque<Answer>>>,
+    calls: Arc<Mutex<u32>>,
+}
+
+impl Scripted {
+    async fn next(&self) -> Result<(), Status> {
+        *self.calls.lock().unwrap() += 1;
+        let answer = self.script.lock().unwrap().pop_front();
+        match answer {
+            None => Ok(()),
+            Some(Answer::Never) => std::future::pending().await,
+            Some(Answer::Fail(code, reason, outcome)) => {
+                let mut details = ErrorDetails::new();
+                let metadata = HashMap::from([("write_outcome".to_owned(), outcome.to_owned())]);
+                details.set_error_info(reason, "paddockdb", metadata);
+                Err(Status::with_error_details(code, "as the script says", details))
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl KeyValueService for Scripted {
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        self.next().await?;
+        let record = Record { key: request.into_inner().key, value: "value".into(), version: 1 };
+        Ok(Response::new(GetResponse { record: Some(record), meta: None }))
+    }
+
+    async fn put(&self, _: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        self.next().await?;
+        Ok(Response::new(PutResponse { version: 7, meta: None }))
+    }
+
+    async fn delete(&self, _: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        self.next().await?;
+        Ok(Response::new(DeleteResponse { deleted: true, version: 8, meta: None }))
+    }
+
+    async fn batch_get(&self, _: Request<BatchGetRequest>) -> Result<Response<BatchGetResponse>, Status> {
+        self.next().await?;
+        Ok(Response::new(BatchGetResponse::default()))
+    }
+
+    async fn batch_write(
+        &self,
+        _: Request<BatchWriteRequest>,
+    ) -> Result<Response<BatchWriteResponse>, Status> {
+        self.next().await?;
+        Ok(Response::new(BatchWriteResponse::default()))
+    }
+}
+
+/// A server with a script, and its endpoint.
+async fn serve(script: impl IntoIterator<Item = Answer>) -> (Scripted, String) {
+    let service =
+        Scripted { script: Arc::new(Mutex::new(script.into_iter().collect())), ..Scripted::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(KeyValueServiceServer::new(service.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+    (service, endpoint)
+}
+
+fn calls(service: &Scripted) -> u32 {
+    *service.calls.lock().unwrap()
+}
+
+#[tokio::test]
+async fn a_write_that_did_not_happen_is_sent_again() {
+    let away = || Answer::Fail(Code::Unavailable, "PARTITION_UNAVAILABLE", "not_applied");
+    let (service, endpoint) = serve([away(), away()]).await;
+    let client = Client::connect(endpoint).await.unwrap();
+    assert_eq!(client.put("key", "value").await.unwrap(), 7);
+    assert_eq!(calls(&service), 3);
+}
+
+#[tokio::test]
+async fn a_write_of_unknown_outcome_is_never_sent_again() {
+    let (service, endpoint) =
+        serve([Answer::Fail(Code::Unknown, "LEADER_CHANGED_UNKNOWN_OUTCOME", "unknown")]).await;
+    let client = Client::connect(endpoint).await.unwrap();
+    let error = client.put("key", "value").await.unwrap_err();
+    assert!(matches!(error, Error::UnknownOutcome { .. }), "{error:?}");
+    assert_eq!(calls(&service), 1);
+}
+
+#[tokio::test]
+async fn a_read_is_sent_again_whatever_became_of_it_but_not_for_ever() {
+    let lost = || Answer::Fail(Code::Unknown, "CONNECTION_LOST_UNKNOWN_OUTCOME", "unknown");
+    let (service, endpoint) = serve([lost(), lost()]).await;
+    let client = Client::connect(endpoint).await.unwrap();
+    assert_eq!(client.get("key").await.unwrap().value, "value");
+    assert_eq!(calls(&service), 3);
+
+    let (service, endpoint) = serve([lost(), lost(), lost(), lost()]).await;
+    let client = Client::builder(endpoint).attempts_max(3).connect().await.unwrap();
+    assert!(client.get("key").await.is_err());
+    assert_eq!(calls(&service), 3);
+}
+
+#[tokio::test]
+async fn what_can_never_succeed_is_sent_once() {
+    let (service, endpoint) =
+        serve([Answer::Fail(Code::InvalidArgument, "KEY_INVALID", "not_applied")]).await;
+    let client = Client::connect(endpoint).await.unwrap();
+    let error = client.get_with("", Consistency::Eventual).await.unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error:?}");
+    assert_eq!(calls(&service), 1);
+}
+
+#[tokio::test]
+async fn a_deadline_leaves_a_write_unknown_and_a_read_harmless() {
+    let (_, endpoint) = serve([Answer::Never, Answer::Never]).await;
+    let client =
+        Client::builder(endpoint).request_timeout(Duration::from_millis(50)).connect().await.unwrap();
+    let error = client.put("key", "value").await.unwrap_err();
+    assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error:?}");
+    assert_eq!(error.write_outcome(), WriteOutcome::Unknown);
+    let error = client.get("key").await.unwrap_err();
+    assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error:?}");
+    assert_eq!(error.write_outcome(), WriteOutcome::NotApplied);
+}
+
+#[tokio::test]
+async fn an_answer_with_too_few_results_is_no_success() {
+    let (_, endpoint) = serve([]).await;
+    let client = Client::connect(endpoint).await.unwrap();
+    let error = client.batch_write([Mutation::put("key", "value")]).await.unwrap_err();
+    assert_eq!(error.write_outcome(), WriteOutcome::Unknown, "{error:?}");
+}
+
+#[tokio::test]
+async fn nobody_at_the_endpoint_means_that_nothing_was_done() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let error = Client::connect(&endpoint).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    assert!(error.to_string().contains(&endpoint), "{error}");
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_would_decode_is_refused_here() {
+    let (service, endpoint) = serve([]).await;
+    let client = Client::connect(endpoint).await.unwrap();
+    let error = client.put("key", vec![0; 17 << 20]).await.unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error:?}");
+    assert_eq!(calls(&service), 0);
+}

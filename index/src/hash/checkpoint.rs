@@ -1,0 +1,147 @@
+//! Writing the index to a stream of pages, and making it from one.
+
+use std::io::{self, ErrorKind, Read, Write};
+
+use super::HashIndex;
+use super::array::BUCKETS_MAX;
+use super::key_hash::{HashFunction, KeyHash};
+use super::locator::PackedLocator;
+use super::page::{self, BadHeader, Content, ENTRIES_MAX, FORMAT, Header, Mark, PAGE_BYTES, PROOF_KEY};
+use super::state::BUCKETS_MIN;
+use super::table::Table;
+use super::walk::Walk;
+use super::writer::Full;
+
+/// Why a checkpoint could not be written or loaded. Whatever is wrong with one: rebuild the index from the rows.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// Reading or writing failed.
+    #[error("a checkpoint could not be read or written")]
+    Io(#[from] io::Error),
+    /// It ends before its end page.
+    #[error("the checkpoint is cut off in its page at offset {offset}")]
+    Truncated {
+        /// Where the page that is not whole begins, in bytes.
+        offset: u64,
+    },
+    /// It is damaged, or none at all.
+    #[error("the checkpoint is damaged at offset {offset}: {reason}")]
+    Corrupt {
+        /// Where the page that is wrong begins, in bytes.
+        offset: u64,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// It is intact, but of a format that this build does not read.
+    #[error("the checkpoint is of format {found}; this build reads format {supported}")]
+    Format {
+        /// The checkpoint's format.
+        found: u32,
+        /// The format that this build reads.
+        supported: u32,
+    },
+    /// Its keys were hashed by another function.
+    #[error("the checkpoint was made with another hash function")]
+    HashFunction,
+    /// It has more entries than the index can hold, or more pages than can be numbered.
+    #[error("the checkpoint is too large")]
+    TooLarge(#[from] Full),
+}
+
+pub(super) fn write(table: &Table, position: u64, output: &mut impl Write) -> Result<(), CheckpointError> {
+    let mut walk = Walk::new(table);
+    let header = Header {
+        seed: table.seed,
+        proof: (table.function)(table.seed, PROOF_KEY),
+        position,
+        keys: table.len.get() as u64,
+        buckets: walk.buckets(),
+    };
+    let (page, mark) = page::encode_header(&header);
+    output.write_all(&page)?;
+    let (mut number, mut total) = (0_u32, 0_u64);
+    let mut entries = Vec::with_capacity(ENTRIES_MAX);
+    loop {
+        entries.extend(walk.by_ref().take(ENTRIES_MAX));
+        // As many pages as can be numbered hold more than the index can.
+        number = number.checked_add(1).ok_or(Full { len: table.len.get() })?;
+        if entries.is_empty() {
+            output.write_all(&page::encode_end(mark, number, total))?;
+            return Ok(());
+        }
+        output.write_all(&page::encode_entries(mark, number, &entries))?;
+        total += entries.len() as u64;
+        entries.clear();
+    }
+}
+
+pub(super) fn read(
+    input: &mut impl Read,
+    function: HashFunction,
+) -> Result<(HashIndex, u64), CheckpointError> {
+    let mut pages = Pages { input, page: [0; PAGE_BYTES], offset: 0 };
+    let (header, mark) = pages.header()?;
+    if function(header.seed, PROOF_KEY) != header.proof {
+        return Err(CheckpointError::HashFunction);
+    }
+    if !(BUCKETS_MIN..=BUCKETS_MAX).contains(&header.buckets) {
+        return Err(CheckpointError::Corrupt { offset: 0, reason: "the number of buckets is none" });
+    }
+    // As many buckets cost nothing yet: their memory is allocated as entries come.
+    let mut index = HashIndex::with_buckets(header.seed, function, header.buckets);
+    for number in 1..=u32::MAX {
+        match pages.content(mark, number)? {
+            Content::Entries(entries) => index.add_all(&entries)?,
+            Content::End(total) if total == index.len() as u64 => return Ok((index, header.position)),
+            Content::End(_) => return Err(pages.corrupt("it does not hold as many entries as it says")),
+        }
+    }
+    Err(pages.corrupt("it does not end"))
+}
+
+impl HashIndex {
+    /// Adds the entries of a page: no rows are asked, the checkpoint has each key once.
+    fn add_all(&mut self, entries: &[(KeyHash, PackedLocator)]) -> Result<(), Full> {
+        for (hash, locator) in entries {
+            self.writer.add(&self.reader.table, *hash, *locator)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads page after page, and knows where the last one began.
+struct Pages<'a, R> {
+    input: &'a mut R,
+    /// The page read last.
+    page: page::Page,
+    /// Where it begins.
+    offset: u64,
+}
+
+impl<R: Read> Pages<'_, R> {
+    fn header(&mut self) -> Result<(Header, Mark), CheckpointError> {
+        self.fill()?;
+        page::decode_header(&self.page).map_err(|bad| match bad {
+            BadHeader::Damaged(reason) => self.corrupt(reason),
+            BadHeader::Format(found) => CheckpointError::Format { found, supported: FORMAT },
+        })
+    }
+
+    fn content(&mut self, mark: Mark, number: u32) -> Result<Content, CheckpointError> {
+        self.offset = u64::from(number) * PAGE_BYTES as u64;
+        self.fill()?;
+        page::decode(&self.page, mark, number).map_err(|reason| self.corrupt(reason))
+    }
+
+    fn fill(&mut self) -> Result<(), CheckpointError> {
+        self.input.read_exact(&mut self.page).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => CheckpointError::Truncated { offset: self.offset },
+            _ => CheckpointError::Io(error),
+        })
+    }
+
+    fn corrupt(&self, reason: &'static str) -> CheckpointError {
+        CheckpointError::Corrupt { offset: self.offset, reason }
+    }
+}

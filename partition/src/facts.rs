@@ -1,0 +1,41 @@
+//! What a replica must remember for ever, kept in its store's manifest.
+
+use paddock_coordination::{Epoch, Generation};
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+/// The durable facts of one replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The partition's life that this data belongs to.
+    pub partition_uuid: Ulid,
+    /// This life of the data.
+    pub generation: Generation,
+    /// The highest epoch that the replica has seen: it never follows a lower one.
+    pub epoch_seen: Epoch,
+}
+
+impl Facts {
+    /// The facts of a store that was just made.
+    #[must_use]
+    pub fn new(partition_uuid: Ulid) -> Self {
+        // The random half of a ULID: unlike every other life's, but for one chance in 2^63.
+        let random = Ulid::generate().random();
+        let generation = Generation(u64::try_from(random & u128::from(u64::MAX >> 1)).unwrap_or(1));
+        Facts { partition_uuid, generation, epoch_seen: Epoch(0) }
+    }
+
+    /// As bytes for the manifest.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        paddock_coordination::records::encode(self).to_vec()
+    }
+
+    /// From the manifest's bytes.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        paddock_coordination::records::decode(bytes)
+    }
+}

@@ -1,0 +1,532 @@
+//! The replicas of one node: started and stopped as the cluster's map assigns them, and found by those who
+//! bring operations and messages.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use crossbeam_channel::TrySendError;
+use paddock_coordination::bootstrap::{self, PlaceOutcome};
+use paddock_coordination::cluster_map::{ClusterMap, Partition};
+use paddock_coordination::{
+    ClusterId, ClusterRecord, Coordinator, Epoch, Member, NodeId, PartitionId, Version, Watch,
+};
+use paddock_proto::limits::MESSAGE_BYTES_MAX;
+use paddock_storage::{Options, Readable, Reader, ReplicatedStore};
+use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use ulid::Ulid;
+
+use crate::admission::read_failure;
+use crate::assignment::{Addresses, addresses};
+use crate::clock;
+use crate::configuration::ConfigurationClient;
+use crate::facts::Facts;
+use crate::inbox::{Delivery, Inbox, inbox};
+use crate::metrics::Metrics;
+use crate::node::NodeDirectory;
+use crate::operation::{Answer, Arrival, Budget, Failure, Operation, Replies};
+use crate::peer::PeerNetwork;
+use crate::replica::config::WINDOW_BYTES_MAX;
+use crate::replica::{DurableState, Event, Message, ObservedState, Replica, ReplicaConfig, RoleName};
+use crate::reply::{Reply, ReplySender};
+use crate::runtime::{OwnerLoop, Round};
+use crate::status::{ReplicaStatus, StatusCell};
+
+/// The most bytes of operations under way in one replica.
+const OPERATIONS_BYTES_MAX: usize = 64 << 20;
+/// The most bytes of peers' messages that wait for one replica: more than a leader's window, and what it sends again.
+const MESSAGES_BYTES_MAX: usize = 64 << 20;
+const _: () = assert!(MESSAGES_BYTES_MAX >= 2 * WINDOW_BYTES_MAX + MESSAGE_BYTES_MAX);
+/// How often a node looks whether a drained replica still has operations under way.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+/// How long to wait before another attempt to place the first replicas.
+const PLACEMENT_RETRY: Duration = Duration::from_secs(1);
+/// How long a graceful stop waits for operations under way.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why a node must stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FatalError {
+    /// A replica's store cannot be opened, or can no longer be trusted.
+    #[error("partition {partition}: {source}")]
+    Store {
+        /// The partition.
+        partition: PartitionId,
+        /// What happened.
+        source: paddock_storage::Error,
+    },
+    /// A replica's store holds no facts that this build can read.
+    #[error("partition {partition}: the facts in its manifest cannot be read: {source}")]
+    Facts {
+        /// The partition.
+        partition: PartitionId,
+        /// What is wrong with them.
+        source: serde_json::Error,
+    },
+    /// The cluster's records are of a newer format.
+    #[error(transparent)]
+    Map(#[from] paddock_coordination::cluster_map::MapError),
+    /// An invariant of a replica does not hold; its thread has said which.
+    #[error("partition {partition}: its replica came upon a broken invariant")]
+    Panicked {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// The system gave no thread.
+    #[error("partition {partition}: no thread for its replica: {source}")]
+    Thread {
+        /// The partition.
+        partition: PartitionId,
+        /// What happened.
+        source: std::io::Error,
+    },
+}
+
+/// One replica of this node.
+struct Hosted {
+    uuid: Ulid,
+    inbox: Inbox,
+    budget: Arc<Budget>,
+    messages_budget: Arc<Budget>,
+    reader: Reader,
+    status: StatusCell,
+    /// The state that it was told last: its version, and its nonce, since a state that was deleted and made again
+    /// may have an old version.
+    told: Mutex<Option<(Version, Ulid)>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The replicas of one node.
+pub struct Host {
+    directory: NodeDirectory,
+    cluster: ClusterRecord,
+    coordinator: Arc<dyn Coordinator>,
+    network: PeerNetwork,
+    addresses: watch::Sender<Addresses>,
+    replicas: ArcSwap<BTreeMap<PartitionId, Arc<Hosted>>>,
+    metrics: Metrics,
+    fatal: mpsc::UnboundedSender<FatalError>,
+    draining: CancellationToken,
+    stopping: CancellationToken,
+    connected: std::sync::atomic::AtomicBool,
+}
+
+impl Host {
+    /// The host of a node that has joined its cluster. Fatal errors go to the channel.
+    pub fn new(
+        directory: NodeDirectory,
+        cluster: ClusterRecord,
+        coordinator: Arc<dyn Coordinator>,
+        fatal: mpsc::UnboundedSender<FatalError>,
+    ) -> Arc<Self> {
+        let (sender, receiver) = watch::channel(Addresses::default());
+        let network = PeerNetwork::new(cluster.id, directory.node(), receiver);
+        Arc::new(Host {
+            directory,
+            cluster,
+            coordinator,
+            network,
+            addresses: sender,
+            replicas: ArcSwap::default(),
+            metrics: Metrics::default(),
+            fatal,
+            draining: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+            connected: false.into(),
+        })
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.directory.node()
+    }
+
+    /// How often it has started.
+    #[must_use]
+    pub fn boot_count(&self) -> u64 {
+        self.directory.boot_count()
+    }
+
+    /// Its cluster.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster.id
+    }
+
+    /// Cancelled when no more operations are taken.
+    #[must_use]
+    pub fn draining(&self) -> CancellationToken {
+        self.draining.clone()
+    }
+
+    /// Cancelled when the node no longer listens to its peers.
+    #[must_use]
+    pub fn stopping(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
+    /// True while the coordination service can be reached.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// What each replica says of itself.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<Arc<ReplicaStatus>> {
+        self.replicas.load().values().map(|hosted| hosted.status.load()).collect()
+    }
+
+    /// Bytes of answers that wait for the streams of this node to take them.
+    #[must_use]
+    pub fn answers_waiting(&self) -> &Gauge {
+        self.metrics.answers_waiting()
+    }
+
+    /// The figures, as Prometheus' text.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string.
+    pub fn metrics(&self) -> Result<String, std::fmt::Error> {
+        self.metrics.encode(&self.statuses())
+    }
+
+    /// Brings operations of one stream to a partition, in order.
+    pub fn deliver_operations(&self, partition: PartitionId, operations: Vec<Arrival>, sender: &ReplySender) {
+        let fail = |operation_id: u64, failure: Failure| Reply {
+            operation_id,
+            epoch: Epoch(0),
+            answer: Answer::Failed(failure),
+        };
+        let replicas = self.replicas.load();
+        let Some(hosted) = replicas.get(&partition) else {
+            let not_here =
+                |arrival: &Arrival| fail(arrival.operation_id, Failure::NotLeader { leader: None });
+            let failures = operations.iter().map(not_here).collect();
+            sender.send(failures);
+            return;
+        };
+        let mut failures = Vec::new();
+        let mut accepted = Vec::with_capacity(operations.len());
+        for arrival in operations {
+            match hosted.budget.acquire(arrival.kind.size_bytes()) {
+                Ok(permit) => accepted.push(Operation::new(arrival, sender.clone(), permit)),
+                Err(failure) => failures.push(fail(arrival.operation_id, failure)),
+            }
+        }
+        if !failures.is_empty() {
+            sender.send(failures);
+        }
+        // What a stopped replica does not take is dropped, and so answers for itself.
+        if let Err(TrySendError::Full(Delivery::Operations(refused))) =
+            hosted.inbox.deliver(Delivery::Operations(accepted))
+        {
+            let mut replies = Replies::default();
+            for operation in refused {
+                let failure = Failure::Overloaded("the replica's inbox is full".into());
+                replies.answer(operation, Epoch(0), Answer::Failed(failure));
+            }
+            replies.flush();
+        }
+    }
+
+    /// Brings messages of a peer to a replica. What is meant for a partition that this node does not host,
+    /// or for another life of it, is dropped.
+    pub fn deliver_messages(
+        &self,
+        partition: PartitionId,
+        partition_uuid: Ulid,
+        from: Member,
+        messages: Vec<Message>,
+    ) {
+        if let Some(hosted) = self.replicas.load().get(&partition)
+            && hosted.uuid == partition_uuid
+        {
+            let bytes = messages.iter().map(Message::size_bytes).sum();
+            // Peers send again what a full inbox did not take.
+            if let Ok(permit) = hosted.messages_budget.acquire(bytes) {
+                let _ = hosted.inbox.deliver(Delivery::Messages { from, messages, permit });
+            }
+        }
+    }
+
+    /// Reads whatever this node's replica has applied, without its owner loop.
+    #[must_use]
+    pub fn read_eventual(&self, partition: PartitionId, key: &Bytes, omit_value: bool) -> (Epoch, Answer) {
+        let replicas = self.replicas.load();
+        let Some(hosted) = replicas.get(&partition) else {
+            return (Epoch(0), Answer::Failed(Failure::NotLeader { leader: None }));
+        };
+        let status = hosted.status.load();
+        if status.role == RoleName::Quarantined {
+            let problem = status.problem.clone().unwrap_or_default();
+            return (status.epoch, Answer::Failed(Failure::Unavailable(problem)));
+        }
+        let answer = match hosted.reader.get_record(key) {
+            Ok(mut record) => {
+                if omit_value && let Some(record) = &mut record {
+                    record.value = Bytes::new();
+                }
+                Answer::Read(record)
+            }
+            Err(error) => Answer::Failed(read_failure(error)),
+        };
+        (status.epoch, answer)
+    }
+
+    /// Follows the cluster's map until the node stops.
+    pub async fn follow(self: Arc<Self>, mut tree: Watch) {
+        loop {
+            let map = ClusterMap::from_tree(&tree.borrow_and_update());
+            let is_done = match map {
+                Ok(map) => self.adopt(&map).await,
+                Err(error) => {
+                    let _ = self.fatal.send(error.into());
+                    return;
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(PLACEMENT_RETRY), if !is_done => {}
+                changed = tree.changed() => if changed.is_err() { return },
+                () = self.stopping.cancelled() => return,
+            }
+        }
+    }
+
+    /// Does what a map asks for: places a new cluster's replicas, starts and stops our own, and tells each
+    /// its partition's state. False if that must be tried again although nothing changes.
+    async fn adopt(&self, map: &ClusterMap) -> bool {
+        let is_ours = self.is_ours(map);
+        self.connected.store(map.connected && is_ours, std::sync::atomic::Ordering::Relaxed);
+        if !is_ours {
+            return true;
+        }
+        let known = addresses(map);
+        self.addresses.send_if_modified(|current| {
+            let changed = *current != known;
+            *current = known;
+            changed
+        });
+        let is_placed = !map.connected || map.slots.is_some() || self.place(&map.live).await;
+        let me = self.node();
+        let assigned = map.partitions.iter().filter(|(_, found)| found.state.replicas.contains(&me));
+        let mut unassigned: BTreeSet<_> = self.replicas.load().keys().copied().collect();
+        for (&partition, found) in assigned {
+            unassigned.remove(&partition);
+            self.assign(partition, found).await;
+        }
+        // A map that was not read, or lacks a record, takes nothing away.
+        unassigned.retain(|partition| map.partitions.contains_key(partition));
+        for partition in unassigned {
+            info!(%partition, "no longer a replica here");
+            self.remove(partition).await;
+        }
+        is_placed
+    }
+
+    /// False if the map is of no cluster, or another: then nothing in it is for us to act on. The coordination
+    /// service lost its data, or somebody pointed it elsewhere; our replicas go on with what they know, as if it
+    /// were away, and none is replaced by an empty one.
+    fn is_ours(&self, map: &ClusterMap) -> bool {
+        let ours = self.cluster.id;
+        let theirs = map.cluster.as_ref().map(|cluster| cluster.id);
+        if map.connected && theirs != Some(ours) {
+            let theirs = theirs.map_or_else(|| "none".to_owned(), |id| id.to_string());
+            error!(%ours, theirs, "the coordination service no longer holds this node's cluster: restore its data");
+        }
+        theirs == Some(ours)
+    }
+
+    /// False if the coordination service was away or busy: no change of the map need follow when it is back.
+    async fn place(&self, live: &BTreeSet<NodeId>) -> bool {
+        match bootstrap::place_initial(&*self.coordinator, &self.cluster, live).await {
+            Ok(PlaceOutcome::Placed) => info!("the first replicas are placed"),
+            Ok(outcome) => info!(?outcome, "not placed yet"),
+            Err(error) if error.is_transient() => {
+                warn!(%error, "the first replicas are not placed yet");
+                return false;
+            }
+            Err(error) => error!(%error, "the first replicas cannot be placed"),
+        }
+        true
+    }
+
+    async fn assign(&self, partition: PartitionId, found: &Partition) {
+        let current = self.replicas.load().get(&partition).cloned();
+        let hosted = match current {
+            Some(hosted) if hosted.uuid == found.state.partition_uuid => hosted,
+            Some(_) => {
+                self.remove(partition).await;
+                return Box::pin(self.assign(partition, found)).await;
+            }
+            None => match self.start(partition, found.state.partition_uuid).await {
+                Ok(hosted) => hosted,
+                Err(error) => {
+                    let _ = self.fatal.send(error);
+                    return;
+                }
+            },
+        };
+        let mut told = hosted.told.lock();
+        let identity = Some((found.version, found.state.nonce));
+        if *told != identity {
+            *told = identity;
+            let state = ObservedState { version: found.version, state: found.state.clone() };
+            hosted.inbox.control(Event::StateObserved { state });
+        }
+    }
+
+    async fn start(&self, partition: PartitionId, uuid: Ulid) -> Result<Arc<Hosted>, FatalError> {
+        let path = self.directory.store(partition, uuid);
+        let opened = tokio::task::spawn_blocking(move || open_store(partition, uuid, &path)).await;
+        let (store, facts) = match opened {
+            Ok(opened) => opened?,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let replica =
+            Replica::new(self.config(partition, &facts), durable_state(&store, &facts), clock::now());
+        let (inbox, outlet) = inbox();
+        let status = StatusCell::new(partition, &replica, &store);
+        let hosted = Arc::new(Hosted {
+            uuid,
+            inbox: inbox.clone(),
+            budget: Budget::new(OPERATIONS_BYTES_MAX),
+            messages_budget: Budget::new(MESSAGES_BYTES_MAX),
+            reader: store.reader(),
+            status: status.clone(),
+            told: Mutex::new(None),
+            thread: Mutex::new(None),
+        });
+        let owner = OwnerLoop {
+            partition,
+            reader: store.reader(),
+            peers: self.network.sender(partition, uuid, facts.generation),
+            configuration: ConfigurationClient::start(Arc::clone(&self.coordinator), partition, inbox),
+            metrics: self.metrics.replica(partition.0),
+            replica,
+            store,
+            facts,
+            outlet,
+            status,
+            round: Round::default(),
+        };
+        let fatal = self.fatal.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("partition-{partition}"))
+            .spawn(move || {
+                // A panic is a broken invariant: the node must not go on beside it.
+                let error = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| owner.run())) {
+                    Ok(Ok(())) => return,
+                    Ok(Err(source)) => FatalError::Store { partition, source },
+                    Err(_) => FatalError::Panicked { partition },
+                };
+                // Nobody listens any more when the node is stopping.
+                let _ = fatal.send(error);
+            })
+            .map_err(|source| FatalError::Thread { partition, source })?;
+        *hosted.thread.lock() = Some(thread);
+        self.replicas.rcu(|replicas| {
+            let mut replicas = BTreeMap::clone(replicas);
+            replicas.insert(partition, Arc::clone(&hosted));
+            replicas
+        });
+        Ok(hosted)
+    }
+
+    fn config(&self, partition: PartitionId, facts: &Facts) -> ReplicaConfig {
+        ReplicaConfig {
+            partition,
+            partition_uuid: facts.partition_uuid,
+            member: Member { node: self.node(), generation: facts.generation },
+            lease_ms: self.cluster.lease_ms,
+            nonce_seed: Ulid::generate().0,
+        }
+    }
+
+    async fn remove(&self, partition: PartitionId) {
+        let Some(hosted) = self.replicas.load().get(&partition).cloned() else { return };
+        self.replicas.rcu(|replicas| {
+            let mut replicas = BTreeMap::clone(replicas);
+            replicas.remove(&partition);
+            replicas
+        });
+        stop(&hosted).await;
+    }
+
+    /// Takes no more operations, waits for those under way (bounded), then listens to nobody any more.
+    pub async fn drain(&self) {
+        self.draining.cancel();
+        let drained = async {
+            while self.replicas.load().values().any(|hosted| hosted.budget.used_bytes() > 0) {
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+        };
+        if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+            warn!("stopping with operations under way: their outcome is unknown to those who asked");
+        }
+        self.stopping.cancel();
+    }
+
+    /// Stops every replica. To be called when [`Host::follow`] has ended: it would start them again.
+    pub async fn stop_replicas(&self) {
+        let replicas = self.replicas.swap(Arc::default());
+        for hosted in replicas.values() {
+            hosted.inbox.stop();
+        }
+        for hosted in replicas.values() {
+            stop(hosted).await;
+        }
+    }
+}
+
+async fn stop(hosted: &Hosted) {
+    hosted.inbox.stop();
+    let thread = hosted.thread.lock().take();
+    if let Some(thread) = thread {
+        // A thread that panicked has said so itself.
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+}
+
+fn open_store(
+    partition: PartitionId,
+    uuid: Ulid,
+    path: &Path,
+) -> Result<(ReplicatedStore, Facts), FatalError> {
+    let store_error = |source| FatalError::Store { partition, source };
+    let mut store = ReplicatedStore::open(path, Options::default()).map_err(store_error)?;
+    let recovery = store.recovery();
+    info!(%partition, path = %path.display(), entries = recovery.entries, "opened the store");
+    if recovery.torn_bytes > 0 {
+        warn!(%partition, path = %path.display(), torn_bytes = recovery.torn_bytes,
+            "dropped the end of the log, which a crash cut short before it was acknowledged");
+    }
+    if store.metadata().is_empty() {
+        let facts = Facts::new(uuid);
+        store.set_metadata(&facts.encode()).map_err(store_error)?;
+        return Ok((store, facts));
+    }
+    let facts = Facts::decode(store.metadata()).map_err(|source| FatalError::Facts { partition, source })?;
+    Ok((store, facts))
+}
+
+fn durable_state(store: &ReplicatedStore, facts: &Facts) -> DurableState {
+    DurableState {
+        last: store.last(),
+        durable: store.durable(),
+        applied: store.applied(),
+        known_commit: store.known_commit(),
+        epochs: store.epochs().to_vec(),
+        epoch_seen: facts.epoch_seen,
+    }
+}

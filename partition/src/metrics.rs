@@ -1,0 +1,190 @@
+//! Counters of a partition server, in Prometheus' text format at `/metrics`. Never a key as a label.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use paddock_storage::LogEntries;
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::replica::RoleName;
+use crate::status::ReplicaStatus;
+
+/// Which partition a figure is of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartitionLabel {
+    partition: u32,
+}
+
+/// From 16 µs, doubling, to half a second.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_016, 2.0, 16))
+}
+
+/// All figures of one server.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    entries: Family<PartitionLabel, Counter>,
+    bytes: Family<PartitionLabel, Counter>,
+    elections: Family<PartitionLabel, Counter>,
+    syncs: Family<PartitionLabel, Histogram>,
+    leading: Family<PartitionLabel, Gauge>,
+    committed: Family<PartitionLabel, Gauge>,
+    applied: Family<PartitionLabel, Gauge>,
+    records: Family<PartitionLabel, Gauge>,
+    disk_bytes: Family<PartitionLabel, Gauge>,
+    answers_waiting: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Metrics {
+            registry: Mutex::default(),
+            entries: Family::default(),
+            bytes: Family::default(),
+            elections: Family::default(),
+            syncs: Family::new_with_constructor(seconds),
+            leading: Family::default(),
+            committed: Family::default(),
+            applied: Family::default(),
+            records: Family::default(),
+            disk_bytes: Family::default(),
+            answers_waiting: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&self) {
+        let mut registry = self.registry.lock();
+        let registry = registry.sub_registry_with_prefix("paddock_partition");
+        registry.register("log_entries", "Entries appended to the log", self.entries.clone());
+        registry.register_with_unit(
+            "log_appended",
+            "Bytes of rows appended",
+            Unit::Bytes,
+            self.bytes.clone(),
+        );
+        registry.register("elections", "Times that this replica became leader", self.elections.clone());
+        registry.register_with_unit("log_sync", "Time of one fsync", Unit::Seconds, self.syncs.clone());
+        registry.register("leading", "1 if this replica leads", self.leading.clone());
+        registry.register("committed_sequence", "Last committed entry", self.committed.clone());
+        registry.register("applied_sequence", "Last applied entry", self.applied.clone());
+        registry.register("records", "Live records", self.records.clone());
+        registry.register_with_unit(
+            "answers_waiting",
+            "Answers that routers have not taken yet",
+            Unit::Bytes,
+            self.answers_waiting.clone(),
+        );
+        registry.register_with_unit("disk", "Size of the files", Unit::Bytes, self.disk_bytes.clone());
+    }
+
+    /// Bytes of answers that wait for the streams of this node to take them.
+    #[must_use]
+    pub fn answers_waiting(&self) -> &Gauge {
+        &self.answers_waiting
+    }
+
+    /// The figures of one replica's owner loop.
+    #[must_use]
+    pub fn replica(&self, partition: u32) -> Arc<ReplicaMetrics> {
+        let label = PartitionLabel { partition };
+        Arc::new(ReplicaMetrics {
+            entries: self.entries.get_or_create(&label).clone(),
+            bytes: self.bytes.get_or_create(&label).clone(),
+            elections: self.elections.get_or_create(&label).clone(),
+            syncs: self.syncs.get_or_create(&label).clone(),
+        })
+    }
+
+    /// Everything, as text; the gauges are set from the replicas' snapshots.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string.
+    pub fn encode(&self, statuses: &[Arc<ReplicaStatus>]) -> Result<String, std::fmt::Error> {
+        // Under one lock, so that nobody sees half of it.
+        let registry = self.registry.lock();
+        // A replica that has left must not go on leading in the graphs.
+        for family in [&self.leading, &self.committed, &self.applied, &self.records, &self.disk_bytes] {
+            family.clear();
+        }
+        for status in statuses {
+            let label = PartitionLabel { partition: status.partition.0 };
+            let set = |family: &Family<PartitionLabel, Gauge>, value: u64| {
+                family.get_or_create(&label).set(i64::try_from(value).unwrap_or(i64::MAX));
+            };
+            set(&self.leading, u64::from(status.role == RoleName::Leader));
+            set(&self.committed, status.commit.0);
+            set(&self.applied, status.applied.0);
+            set(&self.records, status.store.records);
+            set(&self.disk_bytes, status.store.disk_bytes);
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+/// What one owner loop counts.
+pub struct ReplicaMetrics {
+    entries: Counter,
+    bytes: Counter,
+    elections: Counter,
+    syncs: Histogram,
+}
+
+impl ReplicaMetrics {
+    /// Entries were appended.
+    pub fn appended(&self, entries: &LogEntries) {
+        self.entries.inc_by(u64::from(entries.rows.count()));
+        self.bytes.inc_by(entries.rows.encoded().len() as u64);
+    }
+
+    /// The replica became leader.
+    pub fn elected(&self) {
+        self.elections.inc();
+    }
+
+    /// Times one fsync.
+    pub fn time_sync<T>(&self, sync: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let result = sync();
+        self.syncs.observe(begun.elapsed().as_secs_f64());
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paddock_coordination::{Epoch, PartitionId};
+    use paddock_storage::{Sequence, Stats};
+
+    use super::*;
+
+    #[test]
+    fn a_replica_that_has_left_does_not_go_on_leading() {
+        let metrics = Metrics::default();
+        let status = ReplicaStatus {
+            partition: PartitionId(3),
+            role: RoleName::Leader,
+            epoch: Epoch(1),
+            leader: None,
+            last: Sequence(1),
+            commit: Sequence(1),
+            applied: Sequence(1),
+            store: Stats::default(),
+            problem: None,
+        };
+        let leading = "paddock_partition_leading{partition=\"3\"}";
+        assert!(metrics.encode(&[Arc::new(status)]).expect("encodes").contains(leading));
+        assert!(!metrics.encode(&[]).expect("encodes").contains(leading));
+    }
+}

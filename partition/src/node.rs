@@ -1,0 +1,349 @@
+//! A node's identity: who this data directory is, and which cluster its data belongs to.
+//!
+//! ```text
+//! DIR/LOCK                    held by the one process that serves the directory
+//! DIR/NODE                    JSON: format, node id, cluster, boot count; replaced by write-new, fsync, rename
+//! DIR/partitions/<p>-<uuid>/  the store of one replica
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use paddock_coordination::{ClusterId, NodeId, PartitionId};
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+/// The format of the directory that this build writes.
+const FORMAT: u32 = 1;
+
+/// What `NODE` holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct NodeFile {
+    format: u32,
+    node: NodeId,
+    cluster: Option<ClusterId>,
+    boot_count: u64,
+}
+
+/// Why a data directory cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// Another process serves it.
+    #[error("{path}: another process serves this data directory")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A newer build wrote it.
+    #[error("{path}: format {found}, this build reads up to {supported}: start the newer build")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest that this build knows.
+        supported: u32,
+    },
+    /// Its data belongs to another cluster.
+    #[error(
+        "{path}: the data belongs to cluster {found}, not to {expected}: give the node of another cluster a \
+         data directory of its own"
+    )]
+    OtherCluster {
+        /// The directory.
+        path: PathBuf,
+        /// Whose data it is.
+        found: ClusterId,
+        /// Which cluster it was asked to serve.
+        expected: ClusterId,
+    },
+    /// It is an old copy: the node has started since, from another one.
+    #[error(
+        "{path}: an old copy of this node's data, of its start {ours}, and the cluster has seen its start {seen}: \
+         writes that were acknowledged since are missing here. Start it from its newest data, or remove the folder \
+         partitions, and the other replicas fill it again"
+    )]
+    Outdated {
+        /// The directory.
+        path: PathBuf,
+        /// Which start of the node this is, by the directory.
+        ours: u64,
+        /// Which the cluster has seen.
+        seen: u64,
+    },
+    /// The identity file cannot be read.
+    #[error("{path}: not a node's identity: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The directory holds something else.
+    #[error("{path}: not empty, and not the data directory of a partition server")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The disk.
+    #[error("{path}: {source}")]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+}
+
+/// A data directory that this process holds.
+#[derive(Debug)]
+pub struct NodeDirectory {
+    path: PathBuf,
+    file: NodeFile,
+    _lock: File,
+}
+
+impl NodeDirectory {
+    /// Opens or makes a data directory, and locks it.
+    ///
+    /// # Errors
+    /// Why it cannot be served; nothing was changed.
+    pub fn open(path: &Path) -> Result<Self, NodeError> {
+        let io_error = |path: &Path| {
+            let path = path.to_owned();
+            move |source| NodeError::Io { path, source }
+        };
+        let made = make_directory(path).map_err(io_error(path))?;
+        let identity = path.join("NODE");
+        if !made && !is_ours(path).map_err(io_error(path))? {
+            return Err(NodeError::Foreign { path: path.to_owned() });
+        }
+        let lock_path = path.join("LOCK");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(io_error(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(NodeError::Locked { path: path.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(io_error(&lock_path)(error)),
+        }
+        let found = match fs::read(&identity) {
+            Ok(bytes) => Some(decode(&identity, &bytes)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(io_error(&identity)(error)),
+        };
+        let is_new = found.is_none();
+        let file = found.unwrap_or_else(|| NodeFile {
+            format: FORMAT,
+            node: NodeId(Ulid::generate()),
+            cluster: None,
+            boot_count: 0,
+        });
+        let directory = NodeDirectory { path: path.to_owned(), file, _lock: lock };
+        if is_new {
+            directory.write().map_err(io_error(&identity))?;
+        }
+        Ok(directory)
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.file.node
+    }
+
+    /// The cluster that its data belongs to; `None` for a directory that was just made.
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.file.cluster
+    }
+
+    /// How often it has started and joined its cluster: see [`NodeDirectory::count_start`].
+    #[must_use]
+    pub fn boot_count(&self) -> u64 {
+        self.file.boot_count
+    }
+
+    /// Binds the directory to a cluster, for ever.
+    ///
+    /// # Errors
+    /// [`NodeError::OtherCluster`] if it belongs to another.
+    pub fn join(&mut self, cluster: ClusterId) -> Result<(), NodeError> {
+        match self.file.cluster {
+            Some(found) if found != cluster => {
+                Err(NodeError::OtherCluster { path: self.path.clone(), found, expected: cluster })
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.file.cluster = Some(cluster);
+                self.write().map_err(|source| NodeError::Io { path: self.path.join("NODE"), source })
+            }
+        }
+    }
+
+    /// Counts this start, durably, and returns which one it is; `seen` is the last one that the cluster has seen. Only
+    /// what passed here is counted, and it is counted here before the cluster sees it: so a directory whose count is
+    /// behind is an old copy, however often it was started since.
+    ///
+    /// # Errors
+    /// [`NodeError::Outdated`]: its replicas do not hold what they promised to hold. Without replicas there is no harm
+    /// in that, and it counts on from what was seen.
+    pub fn count_start(&mut self, seen: u64) -> Result<u64, NodeError> {
+        let ours = self.file.boot_count;
+        if seen > ours && self.has_replicas()? {
+            return Err(NodeError::Outdated { path: self.path.clone(), ours, seen });
+        }
+        self.file.boot_count = seen.max(ours).saturating_add(1);
+        self.write().map_err(|source| NodeError::Io { path: self.path.join("NODE"), source })?;
+        Ok(self.file.boot_count)
+    }
+
+    fn has_replicas(&self) -> Result<bool, NodeError> {
+        let path = self.path.join("partitions");
+        match fs::read_dir(&path) {
+            Ok(mut entries) => Ok(entries.next().is_some()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(NodeError::Io { path, source }),
+        }
+    }
+
+    /// Where the store of one replica lies.
+    #[must_use]
+    pub fn store(&self, partition: PartitionId, partition_uuid: Ulid) -> PathBuf {
+        self.path.join("partitions").join(format!("{partition}-{partition_uuid}"))
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let next = self.path.join("NODE.new");
+        let mut file = File::create(&next)?;
+        file.write_all(&serde_json::to_vec_pretty(&self.file)?)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&next, self.path.join("NODE"))?;
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+fn decode(path: &Path, bytes: &[u8]) -> Result<NodeFile, NodeError> {
+    #[derive(Deserialize)]
+    struct FormatOnly {
+        format: u32,
+    }
+    let unreadable = |source| NodeError::Unreadable { path: path.to_owned(), source };
+    // The format first: a newer one may have other fields.
+    let FormatOnly { format: found } = serde_json::from_slice(bytes).map_err(unreadable)?;
+    if found > FORMAT {
+        return Err(NodeError::Format { path: path.to_owned(), found, supported: FORMAT });
+    }
+    serde_json::from_slice(bytes).map_err(unreadable)
+}
+
+/// Makes a directory and its parents, durably; true if it was not there.
+fn make_directory(path: &Path) -> io::Result<bool> {
+    if path.is_dir() {
+        return Ok(false);
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    make_directory(parent)?;
+    match fs::create_dir(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    File::open(parent)?.sync_all()?;
+    Ok(true)
+}
+
+/// True if the directory is a node's, or holds nothing but what a first start leaves that was cut short.
+fn is_ours(path: &Path) -> io::Result<bool> {
+    if path.join("NODE").exists() {
+        return Ok(true);
+    }
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if name != "LOCK" && name != "NODE.new" && name != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_outlives_restarts_and_counts_them() {
+        let root = tempfile::tempdir().expect("a directory");
+        let path = root.path().join("a/b");
+        let mut first = NodeDirectory::open(&path).expect("a new directory");
+        let node = first.node();
+        assert_eq!((first.boot_count(), first.cluster()), (0, None));
+        assert_eq!(first.count_start(0).expect("counts"), 1);
+        drop(first);
+        let mut second = NodeDirectory::open(&path).expect("the same directory");
+        assert_eq!((second.node(), second.boot_count()), (node, 1));
+        assert_eq!(second.count_start(1).expect("counts"), 2);
+    }
+
+    #[test]
+    fn an_old_copy_is_refused_however_often_it_is_tried_unless_it_holds_no_replica() {
+        let root = tempfile::tempdir().expect("a directory");
+        let mut old = NodeDirectory::open(root.path()).expect("a new directory");
+        assert_eq!(old.count_start(0).expect("counts"), 1);
+        drop(old);
+        let store = root.path().join("partitions/0-X");
+        fs::create_dir_all(&store).expect("a folder");
+        for _ in 0..5 {
+            let mut copy = NodeDirectory::open(root.path()).expect("reopens");
+            let error = copy.count_start(3).expect_err("refused").to_string();
+            assert!(error.contains("start 1") && error.contains("start 3"), "{error}");
+        }
+        fs::remove_dir_all(store).expect("removed");
+        let mut emptied = NodeDirectory::open(root.path()).expect("reopens");
+        assert_eq!(emptied.count_start(3).expect("counts"), 4);
+    }
+
+    #[test]
+    fn a_second_process_is_kept_out() {
+        let root = tempfile::tempdir().expect("a directory");
+        let held = NodeDirectory::open(root.path()).expect("a new directory");
+        let error = NodeDirectory::open(root.path()).expect_err("locked");
+        assert!(error.to_string().contains(&root.path().display().to_string()), "{error}");
+        drop(held);
+    }
+
+    #[test]
+    fn another_clusters_data_is_refused_and_both_are_named() {
+        let root = tempfile::tempdir().expect("a directory");
+        let mine = ClusterId(Ulid::generate());
+        let other = ClusterId(Ulid::generate());
+        NodeDirectory::open(root.path()).expect("a new directory").join(mine).expect("joins");
+        let mut again = NodeDirectory::open(root.path()).expect("reopens");
+        again.join(mine).expect("still its own");
+        let error = again.join(other).expect_err("refused").to_string();
+        assert!(error.contains(&mine.to_string()) && error.contains(&other.to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_newer_format_and_a_foreign_directory_are_refused() {
+        let root = tempfile::tempdir().expect("a directory");
+        fs::write(root.path().join("NODE"), r#"{"format": 9, "shape": "unknown"}"#).expect("write");
+        let error = NodeDirectory::open(root.path()).expect_err("newer").to_string();
+        assert!(error.contains("format 9") && error.contains("up to 1"), "{error}");
+
+        let foreign = tempfile::tempdir().expect("a directory");
+        fs::write(foreign.path().join("photo.jpg"), "x").expect("write");
+        let error = NodeDirectory::open(foreign.path()).expect_err("foreign").to_string();
+        assert!(error.contains("not empty"), "{error}");
+        assert!(!foreign.path().join("NODE").exists());
+    }
+}

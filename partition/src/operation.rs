@@ -1,0 +1,361 @@
+//! What a caller asks of a replica, and how it is answered: the domain's types, free of the wire's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use paddock_coordination::{Epoch, NodeId};
+use paddock_storage::{Record, Sequence};
+
+use crate::clock::Timestamp;
+use crate::reply::{Reply, ReplySender};
+
+/// A guard on one write: it happens only if this holds for the key's record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Precondition {
+    /// The key must exist (a strict update), or must not (a strict create).
+    Exists(bool),
+    /// The record's version must be this one.
+    Version(Sequence),
+    /// The record's value must be these bytes.
+    Value(Bytes),
+}
+
+/// One write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The key.
+    pub key: Bytes,
+    /// The new value; `None` deletes.
+    pub value: Option<Bytes>,
+    /// Guards the write.
+    pub precondition: Option<Precondition>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Read one key, linearizably.
+    Read {
+        /// The key.
+        key: Bytes,
+        /// Return no value.
+        omit_value: bool,
+    },
+    /// Write one key.
+    Write(Write),
+    /// Read a run of records in key order, linearizably.
+    ReadRange {
+        /// Begin after this key; `None`: at the first.
+        after: Option<Bytes>,
+        /// At most so many records.
+        records_max: usize,
+    },
+}
+
+impl Kind {
+    /// What the operation weighs in a queue, in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        // A floor for the bookkeeping, so that empty operations cannot fill memory either.
+        const OVERHEAD_BYTES: usize = 128;
+        OVERHEAD_BYTES
+            + match self {
+                Kind::Read { key, .. } => key.len(),
+                Kind::Write(write) => {
+                    let expected = match &write.precondition {
+                        Some(Precondition::Value(expected)) => expected.len(),
+                        _ => 0,
+                    };
+                    write.key.len() + write.value.as_ref().map_or(0, Bytes::len) + expected
+                }
+                Kind::ReadRange { after, .. } => after.as_ref().map_or(0, Bytes::len),
+            }
+    }
+}
+
+/// An operation as it arrives, not yet accepted.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The caller's number for it.
+    pub operation_id: u64,
+    /// When it stops mattering.
+    pub deadline: Timestamp,
+    /// What to do.
+    pub kind: Kind,
+}
+
+/// How an operation went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A read; `None`: no record has this key.
+    Read(Option<Record>),
+    /// A write that is durable on every in-sync replica.
+    Written {
+        /// Its sequence; 0 for a delete that found nothing.
+        version: Sequence,
+        /// For a delete: whether there was a record.
+        deleted: bool,
+    },
+    /// A run of records.
+    Range {
+        /// The records, in key order.
+        records: Vec<Record>,
+        /// True if more follow.
+        more: bool,
+    },
+    /// It failed.
+    Failed(Failure),
+}
+
+/// Why an operation failed. Each says whether the write may have happened: see
+/// [`Failure::outcome_unknown`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The request breaks a rule.
+    #[error("{0}")]
+    Invalid(String),
+    /// The key is empty or too long.
+    #[error("{0}")]
+    KeyInvalid(String),
+    /// The value is too long.
+    #[error("{0}")]
+    ValueTooLarge(String),
+    /// A strict create found a record.
+    #[error("the key exists already, at version {current}")]
+    KeyExists {
+        /// Its version.
+        current: Sequence,
+    },
+    /// A strict update found no record.
+    #[error("no record has this key")]
+    KeyNotFound,
+    /// A compare-and-set lost.
+    #[error("the precondition does not hold: the record's version is {current} (0: there is none)")]
+    PreconditionFailed {
+        /// The record's version; 0: there is none.
+        current: Sequence,
+    },
+    /// This replica does not lead.
+    #[error("this node does not lead the partition")]
+    NotLeader {
+        /// Who does, as far as it knows.
+        leader: Option<NodeId>,
+    },
+    /// Leadership ended while the write was under way.
+    #[error("leadership changed while the write was under way: it may have happened")]
+    LeaderChanged,
+    /// The replica cannot serve now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A bounded queue is full.
+    #[error("{0}")]
+    Overloaded(String),
+    /// The leader's disk is full.
+    #[error("{0}")]
+    DiskFull(String),
+    /// The deadline passed.
+    #[error("the deadline passed{}", if *.begun { " while the write was under way: it may have happened" } else { " before the operation was begun" })]
+    DeadlineExceeded {
+        /// True for a write that was begun.
+        begun: bool,
+    },
+}
+
+impl Failure {
+    /// True if the write may have happened, or may still.
+    #[must_use]
+    pub fn outcome_unknown(&self) -> bool {
+        matches!(self, Failure::LeaderChanged | Failure::DeadlineExceeded { begun: true })
+    }
+}
+
+/// An operation under way. However it ends, it is answered once: dropped unanswered, it answers that the
+/// replica went away.
+#[derive(Debug)]
+pub struct Operation {
+    operation_id: u64,
+    /// When it stops mattering.
+    pub deadline: Timestamp,
+    /// What to do.
+    pub kind: Kind,
+    /// True once a write was handed to the log: from then on a lost operation may have happened.
+    pub begun: bool,
+    sender: Option<ReplySender>,
+    _permit: Permit,
+}
+
+impl Operation {
+    /// An operation of a stream, accepted.
+    #[must_use]
+    pub fn new(arrival: Arrival, sender: ReplySender, permit: Permit) -> Self {
+        let Arrival { operation_id, deadline, kind } = arrival;
+        Operation { operation_id, deadline, kind, begun: false, sender: Some(sender), _permit: permit }
+    }
+
+    /// Whether it was answered already, and only its share of the budget is still held.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.sender.is_none()
+    }
+
+    /// Whether its caller takes its answers, so that there is room for a large one.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.sender.as_ref().is_none_or(ReplySender::has_room)
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            let failure = if self.begun {
+                Failure::LeaderChanged
+            } else {
+                Failure::Unavailable("the replica stopped before the operation was begun".into())
+            };
+            let reply =
+                Reply { operation_id: self.operation_id, epoch: Epoch(0), answer: Answer::Failed(failure) };
+            sender.send(vec![reply]);
+        }
+    }
+}
+
+/// The answers of one round of the owner loop, gathered by stream.
+#[derive(Debug, Default)]
+pub struct Replies {
+    batches: Vec<(ReplySender, Vec<Reply>)>,
+}
+
+impl Replies {
+    /// Answers an operation when the round is flushed.
+    pub fn answer(&mut self, mut operation: Operation, epoch: Epoch, answer: Answer) {
+        self.answer_early(&mut operation, epoch, answer);
+    }
+
+    /// Answers an operation that is not over: it keeps its share of the budget until it is dropped.
+    pub fn answer_early(&mut self, operation: &mut Operation, epoch: Epoch, answer: Answer) {
+        let Some(sender) = operation.sender.take() else { return };
+        let reply = Reply { operation_id: operation.operation_id, epoch, answer };
+        // A handful of streams reach a partition, so a scan beats a map.
+        match self.batches.iter_mut().find(|(other, _)| other.is_same(&sender)) {
+            Some((_, replies)) => replies.push(reply),
+            None => self.batches.push((sender, vec![reply])),
+        }
+    }
+
+    /// Sends what was gathered.
+    pub fn flush(&mut self) {
+        for (sender, replies) in self.batches.drain(..) {
+            sender.send(replies);
+        }
+    }
+}
+
+/// Bounds the bytes of operations under way in one replica.
+#[derive(Debug)]
+pub struct Budget {
+    limit_bytes: usize,
+    used_bytes: AtomicUsize,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    #[must_use]
+    pub fn new(limit_bytes: usize) -> Arc<Self> {
+        Arc::new(Budget { limit_bytes, used_bytes: AtomicUsize::new(0) })
+    }
+
+    /// Takes a share, given back when the permit is dropped.
+    ///
+    /// # Errors
+    /// [`Failure::Overloaded`] where the budget is spent.
+    pub fn acquire(self: &Arc<Self>, size_bytes: usize) -> Result<Permit, Failure> {
+        let before = self.used_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        if before + size_bytes > self.limit_bytes {
+            self.used_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+            return Err(Failure::Overloaded(format!(
+                "the replica has {before} bytes of operations under way, the limit is {}",
+                self.limit_bytes
+            )));
+        }
+        Ok(Permit { budget: Arc::clone(self), size_bytes })
+    }
+
+    /// The bytes under way.
+    #[must_use]
+    pub fn used_bytes(&self) -> usize {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// A share of a [`Budget`].
+#[derive(Debug)]
+pub struct Permit {
+    budget: Arc<Budget>,
+    size_bytes: usize,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.budget.used_bytes.fetch_sub(self.size_bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operation(id: u64, begun: bool, sender: &ReplySender, budget: &Arc<Budget>) -> Operation {
+        let kind = Kind::Read { key: Bytes::from_static(b"k"), omit_value: false };
+        let permit = budget.acquire(kind.size_bytes()).expect("budget");
+        let arrival = Arrival { operation_id: id, deadline: Timestamp(0), kind };
+        let mut operation = Operation::new(arrival, sender.clone(), permit);
+        operation.begun = begun;
+        operation
+    }
+
+    #[test]
+    fn a_dropped_operation_is_answered_and_gives_its_budget_back() {
+        let (sender, mut receiver) =
+            crate::reply::channel(&prometheus_client::metrics::gauge::Gauge::default());
+        let budget = Budget::new(1_000);
+        drop(operation(7, true, &sender, &budget));
+        drop(operation(8, false, &sender, &budget));
+        let unknown: Vec<_> = std::iter::from_fn(|| receiver.try_receive())
+            .flatten()
+            .map(|reply| match reply.answer {
+                Answer::Failed(failure) => (reply.operation_id, failure.outcome_unknown()),
+                answer => panic!("{answer:?}"),
+            })
+            .collect();
+        assert_eq!(unknown, [(7, true), (8, false)]);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn a_spent_budget_refuses_and_names_the_limit() {
+        let budget = Budget::new(100);
+        let held = budget.acquire(60).expect("room");
+        let refusal = budget.acquire(41).expect_err("no room").to_string();
+        assert!(refusal.contains("60") && refusal.contains("100"), "{refusal}");
+        drop(held);
+        budget.acquire(100).expect("room again");
+    }
+
+    #[test]
+    fn replies_are_gathered_by_stream() {
+        let (one, mut from_one) = crate::reply::channel(&prometheus_client::metrics::gauge::Gauge::default());
+        let (two, mut from_two) = crate::reply::channel(&prometheus_client::metrics::gauge::Gauge::default());
+        let budget = Budget::new(10_000);
+        let mut replies = Replies::default();
+        for (id, sender) in [(1, &one), (2, &two), (3, &one)] {
+            replies.answer(operation(id, false, sender, &budget), Epoch(4), Answer::Read(None));
+        }
+        replies.flush();
+        let ids = |replies: Vec<Reply>| replies.into_iter().map(|r| r.operation_id).collect::<Vec<_>>();
+        assert_eq!(ids(from_one.try_receive().expect("a batch")), [1, 3]);
+        assert_eq!(ids(from_two.try_receive().expect("a batch")), [2]);
+        assert!(from_one.try_receive().is_none());
+    }
+}

@@ -1,0 +1,192 @@
+//! [`Core`]: what every role of a replica shares.
+
+use paddock_coordination::{Epoch, NodeId};
+use paddock_storage::{LogEntries, Position, Sequence};
+
+use super::config::{DurableState, ReplicaConfig, STAGGER_MS};
+use super::configuration::Configuration;
+use super::effect::Effect;
+use super::epochs::History;
+use super::message::Message;
+use super::timestamp::Timestamp;
+
+/// The log, the clock, the epoch and the configuration.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) config: ReplicaConfig,
+    pub(super) now: Timestamp,
+    booted_at: Timestamp,
+    /// The highest epoch seen, always persisted before anything is done in it.
+    epoch: Epoch,
+    pub(super) history: History,
+    durable: Sequence,
+    /// What is known to be committed; never falls.
+    commit: Sequence,
+    apply_asked: Sequence,
+    applied: Sequence,
+    /// No candidacy before this: promised to a leader.
+    promise_until: Timestamp,
+    /// No candidacy before this: a new leader has the time to make itself heard.
+    patience_until: Timestamp,
+    pub(super) configuration: Configuration,
+    pub(super) stopping: bool,
+    /// What the step asks of the runtime.
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Core {
+    /// The core of a replica at its start, or what is wrong with its log (then without the log).
+    pub(super) fn new(config: ReplicaConfig, state: DurableState, now: Timestamp) -> (Self, Option<String>) {
+        let last = state.last;
+        let epoch = state.epoch_seen.max(Epoch(last.epoch));
+        let (history, mut problem) = match History::new(state.epochs, last) {
+            Ok(history) => (history, None),
+            Err(what) => (History::default(), Some(what.to_owned())),
+        };
+        let end = history.last().sequence;
+        for (what, sequence) in [("applied", state.applied), ("known to be committed", state.known_commit)] {
+            if sequence > end && problem.is_none() {
+                problem =
+                    Some(format!("the log ends at {end}, but {sequence} is {what}: it has lost entries"));
+            }
+        }
+        let applied = state.applied.min(end);
+        let core = Core {
+            configuration: Configuration::new(config.nonce_seed),
+            config,
+            now,
+            booted_at: now,
+            epoch,
+            history,
+            durable: state.durable.min(end),
+            commit: state.known_commit.min(end).max(applied),
+            apply_asked: applied,
+            applied,
+            promise_until: now,
+            patience_until: now,
+            stopping: false,
+            effects: Vec::new(),
+        };
+        (core, problem)
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub(super) fn last(&self) -> Position {
+        self.history.last()
+    }
+
+    pub(super) fn durable(&self) -> Sequence {
+        self.durable
+    }
+
+    pub(super) fn commit(&self) -> Sequence {
+        self.commit
+    }
+
+    pub(super) fn applied(&self) -> Sequence {
+        self.applied
+    }
+
+    pub(super) fn send(&mut self, to: NodeId, message: Message) {
+        self.effects.push(Effect::Send { to, message });
+    }
+
+    /// Takes an epoch over, durably, before anything is done in it. Whoever leads it gets a lease's time to be
+    /// heard of.
+    pub(super) fn adopt(&mut self, epoch: Epoch) {
+        assert!(epoch > self.epoch, "only a higher epoch is taken over");
+        self.epoch = epoch;
+        self.effects.push(Effect::PersistEpoch(epoch));
+        self.be_patient();
+    }
+
+    /// Somebody else is at work: no candidacy for a lease.
+    pub(super) fn be_patient(&mut self) {
+        self.patience_until = self.now.plus_ms(self.config.lease_ms());
+    }
+
+    /// Promises not to become a candidate for a lease.
+    pub(super) fn promise(&mut self) {
+        self.promise_until = self.promise_until.max(self.now.plus_ms(self.config.lease_ms()));
+    }
+
+    /// When this replica may stand for election, as far as it can tell now: none while it may not at all.
+    pub(super) fn stand_at(&self) -> Option<Timestamp> {
+        let state = self.configuration.latest()?;
+        let me = self.config.member;
+        if self.stopping
+            || state.epoch != self.epoch
+            // There is none after the last: a record that somebody broke.
+            || state.epoch.next() <= state.epoch
+            || !state.may_lead(me)
+            || self.configuration.is_unsettled()
+        {
+            return None;
+        }
+        let place = state.replicas.iter().position(|node| *node == me.node)?;
+        // Before the first leader nobody can have promised anything in an earlier life.
+        let boot_wait_ms = if state.epoch == Epoch(0) { 0 } else { self.config.lease_ms() };
+        let earliest = self
+            .promise_until
+            .max(self.patience_until)
+            .max(self.booted_at.plus_ms(boot_wait_ms))
+            .plus_ms(STAGGER_MS.saturating_mul(place as u64));
+        Some(earliest.max(self.configuration.retry_at()))
+    }
+
+    /// Appends entries to the log.
+    pub(super) fn append(&mut self, entries: LogEntries) {
+        let before = Sequence(entries.first.0 - 1);
+        self.history.append(entries.epoch, entries.first, entries.last());
+        self.effects.push(Effect::Append { entries, known_commit: self.commit.min(before) });
+    }
+
+    /// Cuts the log after an entry.
+    pub(super) fn truncate(&mut self, last_kept: Sequence) {
+        assert!(last_kept >= self.commit.max(self.apply_asked), "nothing committed is ever cut");
+        self.history.truncate(last_kept);
+        self.durable = self.durable.min(last_kept);
+        self.effects.push(Effect::Truncate { last_kept });
+    }
+
+    /// The log is durable through an entry.
+    pub(super) fn note_durable(&mut self, through: Sequence) {
+        self.durable = self.durable.max(through.min(self.last().sequence));
+        self.apply();
+    }
+
+    /// The index has advanced through an entry.
+    pub(super) fn note_applied(&mut self, through: Sequence) {
+        self.applied = self.applied.max(through.min(self.apply_asked));
+    }
+
+    /// Entries are known to be committed.
+    pub(super) fn learn_commit(&mut self, commit: Sequence) {
+        self.commit = self.commit.max(commit);
+        self.apply();
+    }
+
+    /// Applies what is committed and durable here: what a crash could still take back is never served.
+    pub(super) fn apply(&mut self) {
+        let through = self.commit.min(self.durable);
+        if through > self.apply_asked {
+            self.apply_asked = through;
+            self.effects.push(Effect::Apply { through });
+        }
+    }
+
+    /// What always holds between two steps.
+    pub(super) fn check(&self) {
+        let last = self.last();
+        assert!(self.commit <= last.sequence, "what is committed is in the log");
+        assert!(self.durable <= last.sequence, "what is durable is in the log");
+        assert!(
+            self.applied <= self.apply_asked && self.apply_asked <= self.commit,
+            "only commits are applied"
+        );
+        assert!(last.epoch <= self.epoch.0, "no entry is of an epoch that was not taken over");
+    }
+}

@@ -1,0 +1,80 @@
+//! [`Effect`]: everything that a replica may ask of the runtime.
+
+use paddock_coordination::{Epoch, NodeId, PartitionState, Version};
+use paddock_storage::{LogEntries, Position, Sequence};
+
+use super::message::Message;
+
+/// Something to be done. The runtime performs the effects of one step in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Keep the epoch as the highest one seen: durable before any effect after it is performed.
+    PersistEpoch(Epoch),
+    /// Cut every entry after this one, durably.
+    Truncate {
+        /// The last entry to keep.
+        last_kept: Sequence,
+    },
+    /// Write entries after the log's last. After the round of effects the runtime syncs once and steps
+    /// [`Durable`](super::Event::Durable).
+    Append {
+        /// The entries, of one epoch.
+        entries: LogEntries,
+        /// What is known to be committed, for the batch's header; below the first of the entries, so that a
+        /// log whose tail is torn never claims a commit that it does not hold.
+        known_commit: Sequence,
+    },
+    /// Send a message. It may be lost, doubled, or overtaken by others.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// The message.
+        message: Message,
+    },
+    /// Read the log after `previous` (about [`LOG_READ_BYTES_MAX`](super::config::LOG_READ_BYTES_MAX) bytes),
+    /// send it as a [`Message::Append`] with the fields given here, and step
+    /// [`LogSent`](super::Event::LogSent).
+    SendLog {
+        /// To whom.
+        to: NodeId,
+        /// The message's epoch.
+        epoch: Epoch,
+        /// The entry before the first to be sent.
+        previous: Position,
+        /// The message's commit.
+        commit: Sequence,
+    },
+    /// Advance the index through here, then step [`Applied`](super::Event::Applied). On a leader the writes up
+    /// to here may be answered then.
+    Apply {
+        /// The last entry to apply.
+        through: Sequence,
+    },
+    /// Write the partition's state if its version is still the expected one, then step
+    /// [`StateWritten`](super::Event::StateWritten). There is never a second one before the answer.
+    WriteState {
+        /// The expected version.
+        expected: Version,
+        /// The new state, with its nonce.
+        state: PartitionState,
+    },
+    /// Read the partition's state again: answered by [`StateObserved`](super::Event::StateObserved), after
+    /// the writes that were asked for earlier. A read that fails needs no answer: it is asked again.
+    ReadState,
+    /// This replica leads now; it serves nothing before
+    /// [`may_propose`](super::Replica::may_propose) says so.
+    BecameLeader {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// This replica no longer leads: the outcome of every write that waits is unknown.
+    LostLeadership {
+        /// The epoch that it led.
+        epoch: Epoch,
+    },
+    /// This replica takes no further part, until an operator has looked at it.
+    Quarantined {
+        /// Why.
+        reason: String,
+    },
+}

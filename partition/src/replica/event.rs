@@ -1,0 +1,82 @@
+//! [`Event`]: everything that can happen to a replica.
+
+use paddock_coordination::{Member, NodeId, PartitionState, Version};
+use paddock_storage::{Rows, Sequence};
+
+use super::message::Message;
+
+/// Something that happened. The runtime steps the replica with each, one at a time.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Time has passed: due at [`Replica::next_deadline`](super::Replica::next_deadline) at the latest,
+    /// harmless at any time.
+    Tick,
+    /// Append rows as the entries after the last one. Only while
+    /// [`may_propose`](super::Replica::may_propose) says so; otherwise nothing happens.
+    Propose {
+        /// One row for each entry.
+        rows: Rows,
+        /// The leader's wall clock, in milliseconds since 1970.
+        log_time_ms: u64,
+    },
+    /// The log is fsynced through here. A sync that began before a
+    /// [`Truncate`](super::Effect::Truncate) must not be reported after it.
+    Durable {
+        /// The last durable entry.
+        through: Sequence,
+    },
+    /// [`Apply`](super::Effect::Apply) was performed through here.
+    Applied {
+        /// The last applied entry.
+        through: Sequence,
+    },
+    /// A message from another replica of the same partition (the runtime compares the partition's uuid).
+    Received {
+        /// Who sent it: its node, and the generation that the envelope carries.
+        from: Member,
+        /// The message.
+        message: Message,
+    },
+    /// The partition's state as the coordination service shows it: from the watch, or the answer to
+    /// [`ReadState`](super::Effect::ReadState). Older ones than those already seen are harmless.
+    StateObserved {
+        /// The state and its version.
+        state: ObservedState,
+    },
+    /// The answer to [`WriteState`](super::Effect::WriteState). There is exactly one for each.
+    StateWritten {
+        /// What became of it.
+        outcome: WriteOutcome,
+    },
+    /// The answer to [`SendLog`](super::Effect::SendLog). There is exactly one for each.
+    LogSent {
+        /// The follower that it was sent to.
+        to: NodeId,
+        /// The last entry that was sent; `previous.sequence` if there was none to send.
+        through: Sequence,
+    },
+    /// A graceful stop has begun: no more proposals, and no more candidacies.
+    Stop,
+}
+
+/// A partition's state with the version of the value that it was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedState {
+    /// The version: rises with every write.
+    pub version: Version,
+    /// The state.
+    pub state: PartitionState,
+}
+
+/// What became of a compare-and-set of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// It was written, and this is its version.
+    Written(Version),
+    /// The version was no longer the expected one.
+    Conflict,
+    /// Nobody knows: it may have been written, and may still be.
+    Unknown,
+    /// The service did not get it: it was not written, and will not be.
+    NotWritten,
+}

@@ -1,0 +1,196 @@
+//! [`Follower`]: holds the log that its leader holds, and says how far.
+//!
+//! It takes part in the highest epoch that it has seen. What comes from a lower one is answered with
+//! [`Stale`](Message::Stale). An append names the entry before its first; if the follower holds that very entry,
+//! by epoch and sequence, then its log is the leader's up to there. Only an entry that contradicts its own
+//! makes it cut its log, and never below what it knows to be committed: that would mean that the protocol was
+//! broken somewhere, and it steps aside instead, for people to look at.
+//!
+//! It acknowledges what is durable here *and* known to be the leader's. A heartbeat of its own epoch makes it
+//! promise not to stand for a lease.
+
+use paddock_coordination::{Epoch, Member};
+use paddock_storage::{LogEntries, Position, Sequence};
+
+use super::Role;
+use super::candidate::Candidate;
+use super::core::Core;
+use super::message::Message;
+use super::quarantined::Quarantined;
+use super::timestamp::Timestamp;
+
+/// A follower of one epoch's leader, or of nobody yet.
+#[derive(Debug, Default)]
+pub(super) struct Follower {
+    /// Who leads this epoch, once somebody said so.
+    leader: Option<Member>,
+    /// Through where the log is known to be the leader's.
+    matched: Sequence,
+    /// What was acknowledged in this epoch.
+    acknowledged: Sequence,
+}
+
+impl Follower {
+    /// A follower in an epoch that was just taken over.
+    pub(super) fn new(leader: Option<Member>) -> Self {
+        Follower { leader, ..Follower::default() }
+    }
+
+    pub(super) fn leader(&self) -> Option<Member> {
+        self.leader
+    }
+
+    /// The coordination service names this epoch's leader.
+    pub(super) fn learn_leader(mut self, core: &Core, leader: Member) -> Role {
+        match self.leader {
+            Some(known) if known != leader => {
+                Quarantined::because(format!("both {known} and {leader} lead epoch {}", core.epoch()))
+            }
+            _ => {
+                self.leader = Some(leader);
+                Role::Follower(self)
+            }
+        }
+    }
+
+    /// A message of this very epoch.
+    pub(super) fn receive(mut self, core: &mut Core, from: Member, message: Message) -> Role {
+        if core.epoch() == Epoch(0) {
+            return Role::Follower(self); // Nobody leads it.
+        }
+        match message {
+            Message::Heartbeat { sent_at, commit, .. } if self.is_leader(from) => {
+                self.heartbeat(core, from, sent_at, commit);
+            }
+            Message::Append { previous, entries, commit, .. } if self.is_leader(from) => {
+                return self.append(core, from, previous, entries, commit);
+            }
+            // Answers to a leader that this replica is not, and claims to lead an epoch that has its leader.
+            _ => {}
+        }
+        Role::Follower(self)
+    }
+
+    /// The local log has become durable further.
+    pub(super) fn durable(&mut self, core: &mut Core) {
+        if let Some(leader) = self.leader
+            && self.holds(core) > self.acknowledged
+        {
+            self.acknowledge(core, leader);
+        }
+    }
+
+    /// Time has passed: stands for election when nothing speaks against it.
+    pub(super) fn tick(self, core: &mut Core) -> Role {
+        match core.stand_at() {
+            Some(stand_at) if core.now >= stand_at => Candidate::stand(core),
+            _ => Role::Follower(self),
+        }
+    }
+
+    /// Whether the sender leads this epoch; the first to say so is believed, since only the winner of the
+    /// epoch's compare-and-set ever speaks in it as its leader.
+    fn is_leader(&mut self, from: Member) -> bool {
+        *self.leader.get_or_insert(from) == from
+    }
+
+    fn heartbeat(&mut self, core: &mut Core, from: Member, sent_at: Timestamp, commit: Sequence) {
+        core.promise();
+        core.send(from.node, Message::Grant { epoch: core.epoch(), sent_at });
+        core.learn_commit(commit.min(self.matched));
+        if self.matched == Sequence(0) && commit > Sequence(0) {
+            // Restarted in the middle of a reign: the leader may have nothing to send, and would never ask.
+            core.send(from.node, Message::Mismatch { epoch: core.epoch(), hint: core.last() });
+        }
+    }
+
+    fn append(
+        mut self,
+        core: &mut Core,
+        from: Member,
+        previous: Position,
+        entries: Vec<LogEntries>,
+        commit: Sequence,
+    ) -> Role {
+        if !is_well_formed(previous, &entries, core.epoch()) {
+            return Role::Follower(self);
+        }
+        if core.history.position(previous.sequence) != Some(previous) {
+            let hint = core.history.floor(previous);
+            core.send(from.node, Message::Mismatch { epoch: core.epoch(), hint });
+            return Role::Follower(self);
+        }
+        let end = entries.last().map_or(previous.sequence, LogEntries::last);
+        let mut is_new = false;
+        for run in entries {
+            match self.append_run(core, run) {
+                Ok(appended) => is_new |= appended,
+                Err(reason) => return Quarantined::because(reason),
+            }
+        }
+        self.matched = self.matched.max(end);
+        // New entries are acknowledged when they are durable; with nothing new, the leader still waits for a word.
+        if !is_new {
+            self.acknowledge(core, from);
+        }
+        core.learn_commit(commit.min(self.matched));
+        Role::Follower(self)
+    }
+
+    /// Takes over what is new of a run, cutting what contradicts it; whether anything was new.
+    fn append_run(&self, core: &mut Core, run: LogEntries) -> Result<bool, String> {
+        let agreed = core.history.agrees_through(run.epoch, run.first, run.last());
+        if agreed == run.last() {
+            return Ok(false);
+        }
+        if agreed < core.last().sequence {
+            self.cut(core, agreed)?;
+        }
+        let skip = agreed.0 + 1 - run.first.0;
+        let skip = u32::try_from(skip).map_err(|_| "an append is larger than any can be".to_owned())?;
+        let rows = if skip == 0 { run.rows } else { run.rows.skip(skip) };
+        core.append(LogEntries { first: Sequence(agreed.0 + 1), rows, ..run });
+        Ok(true)
+    }
+
+    /// Cuts the divergent tail after an entry, unless that cannot be right.
+    fn cut(&self, core: &mut Core, last_kept: Sequence) -> Result<(), String> {
+        let (commit, epoch) = (core.commit().max(core.applied()), core.epoch());
+        if last_kept < commit {
+            return Err(format!(
+                "the leader of epoch {epoch} contradicts entry {}, but {commit} is known to be committed",
+                last_kept.0 + 1
+            ));
+        }
+        if last_kept < self.matched {
+            return Err(format!("the leader of epoch {epoch} contradicts its own entry {}", last_kept.0 + 1));
+        }
+        core.truncate(last_kept);
+        Ok(())
+    }
+
+    /// What this replica holds of the leader's log, durably.
+    fn holds(&self, core: &Core) -> Sequence {
+        core.durable().min(self.matched)
+    }
+
+    fn acknowledge(&mut self, core: &mut Core, leader: Member) {
+        let sequence = self.holds(core);
+        self.acknowledged = self.acknowledged.max(sequence);
+        core.send(leader.node, Message::Ack { epoch: core.epoch(), sequence });
+    }
+}
+
+/// Whether an append's runs follow on each other without a gap, in epochs that a leader of this one can hold.
+fn is_well_formed(previous: Position, entries: &[LogEntries], epoch: Epoch) -> bool {
+    let mut before = previous;
+    for run in entries {
+        let follows = before.sequence.0.checked_add(1) == Some(run.first.0);
+        let fits = run.first.0.checked_add(u64::from(run.rows.count())).is_some();
+        if !follows || !fits || run.rows.count() == 0 || run.epoch < before.epoch || run.epoch > epoch.0 {
+            return false;
+        }
+        before = Position { epoch: run.epoch, sequence: run.last() };
+    }
+    previous.epoch <= epoch.0
+}

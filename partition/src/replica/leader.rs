@@ -1,0 +1,396 @@
+//! [`Leader`]: appends, streams to its followers, and commits what every one that counts has made durable.
+//!
+//! Those that count are M: the in-sync set as the coordination service has it, and that of the change under way,
+//! because either may be the one in force. An entry is committed when every member of M, this very generation
+//! of it, has acknowledged it in this epoch; when the in-sync set that the coordination service *confirmed* is
+//! large enough (a proposed member may turn out never to have been one); and when the epoch's own first entry
+//! is, too (entries of earlier epochs are committed by being before it, never by being counted themselves).
+//!
+//! Reads need no log entry: as long as every other member that could be elected has promised not to stand,
+//! nobody else can have committed anything. The promise is measured from when the heartbeat was *sent*.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use paddock_coordination::{Epoch, Member, NodeId, PartitionState};
+use paddock_storage::{LogEntries, Rows, RowsBuilder, Sequence};
+
+use super::Role;
+use super::configuration::{Configuration, min_in_sync, settle_eligible};
+use super::core::Core;
+use super::effect::Effect;
+use super::follower::Follower;
+use super::message::Message;
+use super::progress::Progress;
+use super::quarantined::Quarantined;
+use super::status::{FollowerStatus, Refusal};
+use super::timestamp::Timestamp;
+
+/// For how many leases a reign below `min_in_sync` counts as one that only waits for its followers to join.
+const JOIN_PATIENCE_LEASES: u64 = 2;
+
+/// The leader of the core's epoch.
+#[derive(Debug)]
+pub(super) struct Leader {
+    /// The epoch's first entry; nothing is served before it is committed.
+    epoch_start: Sequence,
+    since: Timestamp,
+    heartbeat_due: Timestamp,
+    /// The commit when the last heartbeats were sent: who holds that much is close enough to join.
+    commit_at_heartbeat: Sequence,
+    followers: BTreeMap<NodeId, Progress>,
+    joining: Option<Joining>,
+}
+
+/// A follower that is about to be proposed for the in-sync set. Commits wait for it already, so that it can draw
+/// level with a commit that would otherwise always be a little ahead of it.
+#[derive(Debug)]
+struct Joining {
+    member: Member,
+    since: Timestamp,
+}
+
+impl Leader {
+    /// Begins the reign that the coordination service has just confirmed.
+    pub(super) fn lead(core: &mut Core) -> Role {
+        let me = core.config.member;
+        let Some(state) = core.configuration.latest().filter(|state| state.leader == Some(me)) else {
+            return Role::Follower(Follower::new(None));
+        };
+        let epoch = state.epoch;
+        let marker = match epoch_start_marker(epoch, me) {
+            Ok(marker) => marker,
+            Err(error) => return Quarantined::because(format!("the epoch's first entry: {error}")),
+        };
+        core.adopt(epoch);
+        core.effects.push(Effect::BecameLeader { epoch });
+        let epoch_start = Sequence(core.last().sequence.0 + 1);
+        let mut leader = Leader {
+            epoch_start,
+            since: core.now,
+            heartbeat_due: core.now,
+            commit_at_heartbeat: core.commit(),
+            followers: BTreeMap::new(),
+            joining: None,
+        };
+        for node in peers(core) {
+            leader.followers.insert(node, Progress::new(core.now, epoch_start));
+        }
+        // The core has no wall clock, and the marker is no statement: it has no time.
+        leader.append(core, marker, 0);
+        leader.tick(core);
+        Role::Leader(leader)
+    }
+
+    /// Appends rows, and sends them to every follower that keeps up.
+    pub(super) fn propose(&mut self, core: &mut Core, rows: Rows, log_time_ms: u64) {
+        if rows.count() > 0 {
+            self.append(core, rows, log_time_ms);
+        }
+    }
+
+    /// A message of this very epoch.
+    pub(super) fn receive(mut self, core: &mut Core, from: Member, message: &Message) -> Role {
+        let (now, last) = (core.now, core.last().sequence);
+        if matches!(message, Message::Heartbeat { .. } | Message::Append { .. }) {
+            let epoch = core.epoch();
+            core.effects.push(Effect::LostLeadership { epoch });
+            return Quarantined::because(format!(
+                "{from} leads epoch {epoch}, which this replica has won itself"
+            ));
+        }
+        let Some(progress) = self.followers.get_mut(&from.node) else { return Role::Leader(self) };
+        progress.identify(now, from, last);
+        match message {
+            Message::Grant { sent_at, .. } if *sent_at <= now => progress.grant(now, *sent_at),
+            Message::Ack { sequence, .. } if *sequence <= last => {
+                progress.acknowledge(now, *sequence, last);
+                self.advance_commit(core);
+                self.reconfigure(core);
+            }
+            Message::Mismatch { hint, .. } => progress.mismatch(core.history.floor(*hint).sequence),
+            _ => {}
+        }
+        self.drive(core, from.node);
+        Role::Leader(self)
+    }
+
+    /// The local log has become durable further.
+    pub(super) fn durable(&mut self, core: &mut Core) {
+        self.advance_commit(core);
+    }
+
+    /// A read of the log for a follower is done.
+    pub(super) fn log_sent(&mut self, core: &mut Core, to: NodeId, through: Sequence) {
+        if let Some(progress) = self.followers.get_mut(&to) {
+            progress.log_sent(core.now, through.min(core.last().sequence));
+            self.drive(core, to);
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, core: &mut Core) {
+        let (now, last) = (core.now, core.last().sequence);
+        if now >= self.heartbeat_due {
+            self.heartbeat_due = now.plus_ms(core.config.heartbeat_ms());
+            for node in self.followers.keys() {
+                let heartbeat =
+                    Message::Heartbeat { epoch: core.epoch(), sent_at: now, commit: core.commit() };
+                core.send(*node, heartbeat);
+            }
+            for progress in self.followers.values_mut() {
+                progress.note_outstanding(now, last);
+            }
+            self.reconfigure(core);
+            self.commit_at_heartbeat = core.commit();
+        }
+        for node in peers(core) {
+            self.drive(core, node);
+        }
+    }
+
+    /// The configuration of this epoch has changed, or a change of it was settled.
+    pub(super) fn configured(mut self, core: &mut Core) -> Role {
+        let (me, epoch) = (core.config.member, core.epoch());
+        let Some(state) = core.configuration.latest() else { return Role::Leader(self) };
+        let problem = if state.leader != Some(me) {
+            "names another leader for it"
+        } else if !state.in_sync.contains(&me) {
+            "no longer has this replica in sync"
+        } else if !state.replicas.contains(&me.node) {
+            // Not wrong, but the end of this reign: another replica has to be elected.
+            core.configuration.abandon();
+            core.effects.push(Effect::LostLeadership { epoch });
+            return Role::Follower(Follower::new(Some(me)));
+        } else {
+            let peers = peers(core);
+            self.followers.retain(|node, _| peers.contains(node));
+            for node in peers {
+                let next = Sequence(core.last().sequence.0 + 1);
+                self.followers.entry(node).or_insert_with(|| Progress::new(core.now, next));
+            }
+            self.advance_commit(core);
+            self.reconfigure(core);
+            return Role::Leader(self);
+        };
+        core.effects.push(Effect::LostLeadership { epoch });
+        Quarantined::because(format!(
+            "this replica leads epoch {epoch}, but the coordination service {problem}"
+        ))
+    }
+
+    /// When a tick is due.
+    pub(super) fn deadline(&self) -> Timestamp {
+        self.heartbeat_due
+    }
+
+    /// Whether a write may be proposed.
+    pub(super) fn may_propose(&self, core: &Core) -> Result<(), Refusal> {
+        if let Some(state) = core.configuration.latest()
+            && !core.configuration.may_commit()
+            && core.now.since(self.since) >= core.config.lease_ms() * JOIN_PATIENCE_LEASES
+        {
+            let (is, min) = (state.in_sync.len(), min_in_sync(state));
+            return Err(Refusal::Unavailable {
+                why: format!("{is} of the replicas in sync, {min} are needed to commit"),
+            });
+        }
+        if core.configuration.may_commit() && self.is_ready(core) { Ok(()) } else { Err(Refusal::NotReady) }
+    }
+
+    /// Whether what is applied now is all that anybody can have committed.
+    pub(super) fn may_read(&self, core: &Core, now: Timestamp) -> Result<(), Refusal> {
+        if !self.is_ready(core) || core.applied() < core.commit() {
+            return Err(Refusal::NotReady);
+        }
+        let me = core.config.member;
+        for state in core.configuration.in_force() {
+            for member in state.in_sync.iter().chain(&state.eligible).filter(|member| **member != me) {
+                if !self.is_granted(core, *member, now) {
+                    return Err(Refusal::Unavailable {
+                        why: format!("{member} could be elected, and has not promised lately not to stand"),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The followers, for people.
+    pub(super) fn followers(&self, core: &Core) -> Vec<FollowerStatus> {
+        let describe = |(node, progress): (&NodeId, &Progress)| FollowerStatus {
+            node: *node,
+            generation: progress.member().map(|member| member.generation),
+            acknowledged: progress.acknowledged(),
+            state: progress.flow_name(),
+            granted: progress.member().is_some_and(|member| self.is_granted(core, member, core.now)),
+        };
+        self.followers.iter().map(describe).collect()
+    }
+
+    /// The epoch's first entry is committed, and applied with all that came before it.
+    fn is_ready(&self, core: &Core) -> bool {
+        core.commit() >= self.epoch_start && core.applied() >= self.epoch_start
+    }
+
+    fn is_granted(&self, core: &Core, member: Member, now: Timestamp) -> bool {
+        self.followers
+            .get(&member.node)
+            .is_some_and(|progress| progress.is_granted_by(member, now, &core.config))
+    }
+
+    fn append(&mut self, core: &mut Core, rows: Rows, log_time_ms: u64) {
+        let previous = core.last();
+        let entries =
+            LogEntries { epoch: core.epoch().0, first: Sequence(previous.sequence.0 + 1), log_time_ms, rows };
+        let (first, last, bytes) = (entries.first, entries.last(), entries.rows.encoded().len());
+        core.append(entries.clone());
+        let (now, epoch, commit) = (core.now, core.epoch(), core.commit());
+        for (node, progress) in &mut self.followers {
+            if progress.send_new(now, first, last, bytes) {
+                core.send(*node, Message::Append { epoch, previous, entries: vec![entries.clone()], commit });
+            }
+        }
+    }
+
+    /// Sends a follower what it is due: a probe, or what it lacks of the log.
+    fn drive(&mut self, core: &mut Core, node: NodeId) {
+        let Some(progress) = self.followers.get_mut(&node) else { return };
+        let (epoch, commit) = (core.epoch(), core.commit());
+        if let Some(sequence) = progress.probe_due(core.now, &core.config) {
+            let previous = core.history.position(sequence).unwrap_or_default();
+            core.send(node, Message::Append { epoch, previous, entries: Vec::new(), commit });
+        } else if let Some(sequence) = progress.begin_log_read(core.now, core.last().sequence) {
+            let previous = core.history.position(sequence).unwrap_or_default();
+            core.effects.push(Effect::SendLog { to: node, epoch, previous, commit });
+        }
+    }
+
+    /// M, the maximal in-sync set: every member of any configuration that may be in force, or is about to be
+    /// proposed.
+    fn maximal_in_sync(&self, configuration: &Configuration) -> BTreeSet<Member> {
+        let members = configuration.in_force().flat_map(|state| &state.in_sync).copied();
+        members.chain(self.joining.as_ref().map(|joining| joining.member)).collect()
+    }
+
+    fn acknowledged_by(&self, core: &Core, member: Member) -> Sequence {
+        if member == core.config.member {
+            return core.durable();
+        }
+        self.followers.get(&member.node).map_or(Sequence(0), |progress| progress.acknowledged_by(member))
+    }
+
+    /// Commits what every member of M has made durable.
+    fn advance_commit(&self, core: &mut Core) {
+        if !core.configuration.may_commit() {
+            return;
+        }
+        let members = self.maximal_in_sync(&core.configuration);
+        assert!(members.contains(&core.config.member), "a leader is in sync with itself");
+        let Some(commit) = members.iter().map(|member| self.acknowledged_by(core, *member)).min() else {
+            return;
+        };
+        if commit >= self.epoch_start {
+            core.learn_commit(commit);
+        }
+    }
+
+    /// Proposes a change of the in-sync set, if one is called for and none is under way.
+    fn reconfigure(&mut self, core: &mut Core) {
+        let (Some(state), true) = (core.configuration.latest(), core.configuration.may_propose(core.now))
+        else {
+            self.joining = None;
+            return;
+        };
+        if state.epoch != core.epoch() {
+            return;
+        }
+        if let Some(next) = self.shrunk(core, state) {
+            self.joining = None;
+            core.configuration.propose(next, &mut core.effects);
+            return;
+        }
+        self.choose_joining(core);
+        if let Some(joining) = &self.joining
+            && self.acknowledged_by(core, joining.member) >= core.commit().max(self.epoch_start)
+            && let Some(state) = core.configuration.latest()
+        {
+            let next = expanded(state, joining.member);
+            self.joining = None;
+            core.configuration.propose(next, &mut core.effects);
+        } else {
+            // A join that was given up may have held a commit back.
+            self.advance_commit(core);
+        }
+    }
+
+    /// The state without the members that were silent for a lease, or are no longer in the replica list.
+    fn shrunk(&self, core: &Core, state: &PartitionState) -> Option<PartitionState> {
+        let me = core.config.member;
+        let is_lost = |member: &Member| {
+            *member != me
+                && (!state.replicas.contains(&member.node)
+                    || self
+                        .followers
+                        .get(&member.node)
+                        .is_none_or(|follower| follower.is_silent(*member, core.now, &core.config)))
+        };
+        let left: Vec<Member> = state.in_sync.iter().filter(|member| is_lost(member)).copied().collect();
+        if left.is_empty() {
+            return None;
+        }
+        let mut next = state.clone();
+        next.in_sync.retain(|member| !left.contains(member));
+        settle_eligible(&mut next, &left);
+        Some(next)
+    }
+
+    /// Gives up a join that takes too long, and looks for another one: a follower that acknowledged, in this
+    /// epoch, what was committed a heartbeat ago.
+    fn choose_joining(&mut self, core: &Core) {
+        if let Some(joining) = &self.joining {
+            if core.now.since(joining.since) < core.config.resend_ms() {
+                return;
+            }
+            self.joining = None;
+        }
+        let Some(state) = core.configuration.latest() else { return };
+        let floor = self.commit_at_heartbeat.max(self.epoch_start);
+        let is_close = |(node, progress): (&NodeId, &Progress)| {
+            let member = progress.member()?;
+            let is_outside = !state.in_sync.iter().any(|other| other.node == *node);
+            let may_join = is_outside
+                && state.replicas.contains(node)
+                && progress.acknowledged_by(member) >= floor
+                && !progress.is_silent(member, core.now, &core.config);
+            may_join.then_some(member)
+        };
+        let member = self.followers.iter().find_map(is_close);
+        self.joining = member.map(|member| Joining { member, since: core.now });
+    }
+}
+
+/// The state with one more member in sync.
+fn expanded(state: &PartitionState, member: Member) -> PartitionState {
+    let mut next = state.clone();
+    next.in_sync.push(member);
+    settle_eligible(&mut next, &[]);
+    next
+}
+
+/// Every other node that a leader talks to: those of the replica list, and of any member that still counts.
+fn peers(core: &Core) -> BTreeSet<NodeId> {
+    let me = core.config.member.node;
+    let states = core.configuration.in_force();
+    let nodes = states.flat_map(|state| {
+        let members = state.in_sync.iter().chain(&state.eligible).map(|member| member.node);
+        state.replicas.iter().copied().chain(members)
+    });
+    nodes.filter(|node| *node != me).collect()
+}
+
+/// The entry that begins an epoch: who leads it, for whoever reads a log.
+fn epoch_start_marker(epoch: Epoch, leader: Member) -> Result<Rows, paddock_storage::Error> {
+    let mut rows = RowsBuilder::new();
+    rows.marker(format!("epoch {epoch} {leader}").as_bytes())?;
+    Ok(rows.finish())
+}

@@ -1,0 +1,400 @@
+//! The replica core: one replica of one partition, as a pure state machine.
+//!
+//! [`Replica::step`] takes what happened and returns what is to be done about it. There is no I/O in here, no
+//! clock, no lock and no randomness: the same events give the same effects, which is what makes the golden
+//! scripts and the random walks of the tests possible. `PROTOCOL.md` beside this crate tells the whole
+//! protocol; in short:
+//!
+//! * The coordination service holds each partition's state: epoch, leader, in-sync set. A replica leads an
+//!   epoch because its own compare-and-set of that state succeeded, and for no other reason.
+//! * The [`leader`] appends, streams to its followers and commits what every in-sync member has made durable.
+//! * A [`follower`] holds the leader's log, acknowledges what is durable, and grants the leader's heartbeats.
+//! * A [`candidate`] has asked for the next epoch and keeps silent until it knows the answer.
+//! * A [`quarantined`] replica has seen what cannot be, and takes no further part.
+//!
+//! What it does not do yet: send snapshots to followers that the log no longer reaches, hand leadership over
+//! in an orderly way, or move replicas.
+
+mod candidate;
+pub mod config;
+mod configuration;
+mod core;
+mod effect;
+mod epochs;
+mod event;
+mod follower;
+mod leader;
+mod message;
+mod progress;
+mod quarantined;
+mod status;
+mod timestamp;
+
+use paddock_coordination::{Epoch, Member, NodeId};
+use paddock_storage::{Position, Sequence};
+
+pub use config::{DurableState, ReplicaConfig};
+pub use effect::Effect;
+pub use event::{Event, ObservedState, WriteOutcome};
+pub use message::Message;
+pub use status::{FollowerStatus, Refusal, ReplicaStatus, RoleName};
+pub use timestamp::Timestamp;
+
+use self::candidate::Candidate;
+use self::configuration::{Observation, Settled};
+use self::core::Core;
+use self::follower::Follower;
+use self::leader::Leader;
+use self::quarantined::Quarantined;
+
+/// One replica of one partition.
+#[derive(Debug)]
+pub struct Replica {
+    core: Core,
+    role: Role,
+}
+
+/// What a replica is at the moment. A role turns into another by being consumed.
+#[derive(Debug)]
+enum Role {
+    Follower(Follower),
+    Candidate(Candidate),
+    Leader(Leader),
+    Quarantined(Quarantined),
+}
+
+impl Default for Role {
+    fn default() -> Self {
+        Role::Follower(Follower::default())
+    }
+}
+
+impl Replica {
+    /// A replica at the start of its process, with what its log and manifest say.
+    #[must_use]
+    pub fn new(config: ReplicaConfig, state: DurableState, now: Timestamp) -> Self {
+        let (core, problem) = Core::new(config, state, now);
+        let role = problem.map_or_else(Role::default, Quarantined::because);
+        Replica { core, role }
+    }
+
+    /// Takes in what happened, and says what is to be done, in this order.
+    pub fn step(&mut self, now: Timestamp, event: Event) -> Vec<Effect> {
+        self.core.now = self.core.now.max(now);
+        let role = std::mem::take(&mut self.role);
+        self.role = role.step(&mut self.core, event);
+        if self.core.now >= self.next_deadline() {
+            let role = std::mem::take(&mut self.role);
+            self.role = role.tick(&mut self.core);
+        }
+        if let Role::Quarantined(quarantined) = &mut self.role
+            && !quarantined.is_reported
+        {
+            quarantined.is_reported = true;
+            self.core.effects.push(Effect::Quarantined { reason: quarantined.reason.clone() });
+        }
+        self.core.check();
+        std::mem::take(&mut self.core.effects)
+    }
+
+    /// When the next [`Event::Tick`] is due at the latest; another event may bring it forward.
+    #[must_use]
+    pub fn next_deadline(&self) -> Timestamp {
+        let core = &self.core;
+        let own = match &self.role {
+            Role::Follower(_) => core.stand_at(),
+            Role::Leader(leader) => Some(leader.deadline()),
+            Role::Candidate(_) | Role::Quarantined(_) => None,
+        };
+        let idle = core.now.plus_ms(if core.configuration.is_unsettled() {
+            core.config.coordination_retry_ms()
+        } else {
+            core.config.lease_ms()
+        });
+        own.map_or(idle, |own| own.min(idle))
+    }
+
+    /// Its role.
+    #[must_use]
+    pub fn role(&self) -> RoleName {
+        match self.role {
+            Role::Follower(_) => RoleName::Follower,
+            Role::Candidate(_) => RoleName::Candidate,
+            Role::Leader(_) => RoleName::Leader,
+            Role::Quarantined(_) => RoleName::Quarantined,
+        }
+    }
+
+    /// The highest epoch that it knows.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.core.epoch()
+    }
+
+    /// What it knows to be committed. Falls never.
+    #[must_use]
+    pub fn commit(&self) -> Sequence {
+        self.core.commit()
+    }
+
+    /// The log's last entry.
+    #[must_use]
+    pub fn last(&self) -> Position {
+        self.core.last()
+    }
+
+    /// Who leads, as far as it knows: a hint for whoever asked the wrong one.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        let me = self.core.config.member;
+        match &self.role {
+            Role::Leader(_) => Some(me.node),
+            Role::Follower(follower) => {
+                follower.leader().filter(|leader| *leader != me).map(|leader| leader.node)
+            }
+            Role::Candidate(_) | Role::Quarantined(_) => None,
+        }
+    }
+
+    /// Whether a write may be proposed now.
+    ///
+    /// # Errors
+    /// Why not. Below `min_in_sync` writes are refused, so that the caller knows that nothing was written.
+    pub fn may_propose(&self) -> Result<(), Refusal> {
+        match &self.role {
+            Role::Leader(_) if self.core.stopping => {
+                Err(Refusal::Unavailable { why: "the server is stopping".to_owned() })
+            }
+            Role::Leader(leader) => leader.may_propose(&self.core),
+            _ => Err(self.not_leader()),
+        }
+    }
+
+    /// Whether what is applied now may be read as the latest: ask before reading, and again before answering.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_read(&self, now: Timestamp) -> Result<(), Refusal> {
+        match &self.role {
+            Role::Leader(leader) => leader.may_read(&self.core, now.max(self.core.now)),
+            _ => Err(self.not_leader()),
+        }
+    }
+
+    /// Its condition, for people.
+    #[must_use]
+    pub fn status(&self) -> ReplicaStatus {
+        let core = &self.core;
+        let state = core.configuration.latest();
+        ReplicaStatus {
+            role: self.role(),
+            epoch: core.epoch(),
+            leader: self.leader(),
+            last: core.last(),
+            durable: core.durable(),
+            commit: core.commit(),
+            applied: core.applied(),
+            in_sync: state.map(|state| state.in_sync.clone()).unwrap_or_default(),
+            eligible: state.map(|state| state.eligible.clone()).unwrap_or_default(),
+            followers: match &self.role {
+                Role::Leader(leader) => leader.followers(core),
+                _ => Vec::new(),
+            },
+            problem: self.problem(),
+        }
+    }
+
+    /// What is wrong, if anything is.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let core = &self.core;
+        if let Role::Quarantined(quarantined) = &self.role {
+            return Some(quarantined.reason.clone());
+        }
+        let Some(state) = core.configuration.latest() else {
+            return Some("the partition's state has not been seen yet".to_owned());
+        };
+        if !state.replicas.contains(&core.config.member.node) {
+            return Some("this node is not in the partition's replica list".to_owned());
+        }
+        if core.configuration.is_in_doubt() {
+            return Some("the coordination service shows an older state than it did before".to_owned());
+        }
+        None
+    }
+
+    fn not_leader(&self) -> Refusal {
+        Refusal::NotLeader { leader: self.leader(), epoch: self.core.epoch() }
+    }
+}
+
+impl Role {
+    fn step(self, core: &mut Core, event: Event) -> Role {
+        if let Role::Quarantined(_) = self {
+            match event {
+                Event::Durable { through } => core.note_durable(through),
+                Event::Applied { through } => core.note_applied(through),
+                _ => {}
+            }
+            return self;
+        }
+        match event {
+            Event::Tick => self.tick(core),
+            Event::Propose { rows, log_time_ms } => self.propose(core, rows, log_time_ms),
+            Event::Durable { through } => self.durable(core, through),
+            Event::Applied { through } => {
+                core.note_applied(through);
+                self
+            }
+            Event::Received { from, message } => self.receive(core, from, message),
+            Event::StateObserved { state } => self.observe(core, state),
+            Event::StateWritten { outcome } => {
+                let settled = core.configuration.written(core.now, outcome, &core.config, &mut core.effects);
+                self.settled(core, settled)
+            }
+            Event::LogSent { to, through } => match self {
+                Role::Leader(mut leader) => {
+                    leader.log_sent(core, to, through);
+                    Role::Leader(leader)
+                }
+                other => other,
+            },
+            Event::Stop => {
+                core.stopping = true;
+                self
+            }
+        }
+    }
+
+    fn tick(self, core: &mut Core) -> Role {
+        core.apply();
+        if let Role::Quarantined(_) = self {
+            return self;
+        }
+        core.configuration.tick(core.now, &core.config, &mut core.effects);
+        match self {
+            Role::Follower(follower) => follower.tick(core),
+            Role::Leader(mut leader) => {
+                leader.tick(core);
+                Role::Leader(leader)
+            }
+            other => other,
+        }
+    }
+
+    fn propose(self, core: &mut Core, rows: paddock_storage::Rows, log_time_ms: u64) -> Role {
+        match self {
+            Role::Leader(mut leader) => {
+                if !core.stopping && leader.may_propose(core).is_ok() {
+                    leader.propose(core, rows, log_time_ms);
+                }
+                Role::Leader(leader)
+            }
+            other => other,
+        }
+    }
+
+    fn durable(mut self, core: &mut Core, through: Sequence) -> Role {
+        core.note_durable(through);
+        match &mut self {
+            Role::Follower(follower) => follower.durable(core),
+            Role::Leader(leader) => leader.durable(core),
+            Role::Candidate(_) | Role::Quarantined(_) => {}
+        }
+        self
+    }
+
+    /// A message: a higher epoch ends whatever this replica was in a lower one; a lower one is over.
+    fn receive(self, core: &mut Core, from: Member, message: Message) -> Role {
+        let is_leaders = matches!(message, Message::Heartbeat { .. } | Message::Append { .. });
+        if from.node == core.config.member.node {
+            return self;
+        }
+        if message.epoch() < core.epoch() {
+            if is_leaders {
+                core.send(from.node, Message::Stale { epoch: core.epoch() });
+            }
+            return self;
+        }
+        let role = if message.epoch() > core.epoch() {
+            self.step_down(core, message.epoch(), is_leaders.then_some(from))
+        } else {
+            self
+        };
+        match role {
+            Role::Follower(follower) => follower.receive(core, from, message),
+            Role::Leader(leader) => leader.receive(core, from, &message),
+            // A candidate neither acknowledges nor grants.
+            other => other,
+        }
+    }
+
+    fn observe(self, core: &mut Core, observed: ObservedState) -> Role {
+        if observed.state.partition_uuid != core.config.partition_uuid {
+            let reason = format!(
+                "the data is of partition life {}, the coordination service has {}",
+                core.config.partition_uuid, observed.state.partition_uuid
+            );
+            return self.quarantine(core, reason);
+        }
+        let epoch_seen = core.epoch();
+        let (observation, settled) =
+            core.configuration.observe(core.now, observed, epoch_seen, &core.config, &mut core.effects);
+        match observation {
+            Observation::Impossible(reason) => self.quarantine(core, reason),
+            Observation::Known if settled.is_none() => self,
+            Observation::Known | Observation::Newer => self.settled(core, settled),
+        }
+    }
+
+    /// A change was settled, or a newer state was seen, or both.
+    fn settled(self, core: &mut Core, settled: Option<Settled>) -> Role {
+        match (self, settled) {
+            (Role::Candidate(candidate), Some(settled)) => candidate.settled(core, settled),
+            (role, _) => role,
+        }
+        .align(core)
+    }
+
+    /// Brings the role in line with the latest state of the coordination service.
+    fn align(self, core: &mut Core) -> Role {
+        let Some(state) = core.configuration.latest() else { return self };
+        let (epoch, leader) = (state.epoch, state.leader);
+        if epoch > core.epoch() {
+            let is_own = core.configuration.proposed().is_some_and(|own| own.nonce == state.nonce);
+            if is_own && matches!(self, Role::Candidate(_)) {
+                return self; // Elected, it seems. The answer to the write is on its way.
+            }
+            return self.step_down(core, epoch, leader);
+        }
+        match (self, leader) {
+            (Role::Leader(reign), _) if epoch == core.epoch() => reign.configured(core),
+            (Role::Follower(follower), Some(leader)) if epoch == core.epoch() => {
+                follower.learn_leader(core, leader)
+            }
+            (role, _) => role,
+        }
+    }
+
+    /// A higher epoch exists: follows it. Whatever change was under way can no longer be written, since the state
+    /// has moved on to that epoch.
+    fn step_down(self, core: &mut Core, epoch: Epoch, leader: Option<Member>) -> Role {
+        self.lose_leadership(core);
+        core.configuration.abandon();
+        core.adopt(epoch);
+        Role::Follower(Follower::new(leader))
+    }
+
+    fn quarantine(self, core: &mut Core, reason: String) -> Role {
+        self.lose_leadership(core);
+        core.configuration.abandon();
+        Quarantined::because(reason)
+    }
+
+    fn lose_leadership(&self, core: &mut Core) {
+        if let Role::Leader(_) = self {
+            let epoch = core.epoch();
+            core.effects.push(Effect::LostLeadership { epoch });
+        }
+    }
+}

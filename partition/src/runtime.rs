@@ -1,0 +1,366 @@
+//! The owner loop: one thread per replica, which alone touches the replica core and the store.
+//!
+//! Each round drains what waits into one batch: messages of peers and of the coordination service are
+//! stepped through the core, writes are admitted and proposed together, and the effects are performed in
+//! order. What was appended is sent to the followers before the round's one fsync begins, so that their
+//! disks work while ours does. While the fsync runs, the next batch gathers in the inbox: that is the whole
+//! of group commit, and one caller alone waits for nobody.
+//!
+//! ```text
+//! inbox -> control, messages -> step -> effects
+//!       -> operations -> admission -> Propose -> [Append, Send...] -> links
+//!       -> sync -> Durable -> [Ack | commit rises: Apply -> replies]
+//!       -> reads under the lease -> replies
+//! ```
+//!
+//! A store that fails to write or to sync ends the process, through [`Host`](crate::host::Host): nothing
+//! that follows could be trusted, and an fsync is never tried twice. A full disk is no such failure. What can be
+//! refused is refused beforehand; what the protocol itself has to write (an epoch, a cut) waits until there is room,
+//! and meanwhile this replica is silent, as if its disk had stalled: the others go on without it.
+
+mod reads;
+mod room;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use paddock_coordination::PartitionId;
+use paddock_proto::limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX, VALUE_BYTES_MAX};
+use paddock_storage::{APPEND_OVERHEAD_BYTES, Need, Reader, ReplicatedStore};
+use tracing::{error, info, warn};
+
+use crate::admission::{Admission, Overlay, Verdict};
+use crate::clock::{self, Timestamp};
+use crate::configuration::ConfigurationClient;
+use crate::facts::Facts;
+use crate::inbox::{Delivery, Outlet};
+use crate::metrics::ReplicaMetrics;
+use crate::operation::{Answer, Failure, Kind, Operation, Replies};
+use crate::peer::PeerSender;
+use crate::replica::config::LOG_READ_BYTES_MAX;
+use crate::replica::{Effect, Event, Message, Refusal, Replica, RoleName};
+use crate::status::StatusCell;
+use crate::waiting::{Waiting, WaitingRead};
+
+/// The most deliveries of one round.
+const ROUND_DELIVERIES_MAX: usize = 1_024;
+/// No more operations are taken into a round than fill this many bytes, but for the last message of them.
+const ROUND_BYTES_MAX: usize = 4 << 20;
+/// Where a batch of the log is cut: with one more write it still fits a message between nodes.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+const _: () = assert!(2 * (BATCH_BYTES_MAX + VALUE_BYTES_MAX + KEY_BYTES_MAX) <= MESSAGE_BYTES_MAX);
+/// The longest wait for a delivery: deadlines of waiting operations are looked at this often.
+const WAIT_MAX: Duration = Duration::from_millis(50);
+/// How often deadlines of waiting operations are looked at, in milliseconds.
+const EXPIRE_INTERVAL_MS: u64 = 10;
+
+/// Everything that an owner loop owns.
+pub struct OwnerLoop {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The pure core.
+    pub replica: Replica,
+    /// The log and the rows.
+    pub store: ReplicatedStore,
+    /// A read handle on the store.
+    pub reader: Reader,
+    /// What the store keeps for the core.
+    pub facts: Facts,
+    /// What arrives.
+    pub outlet: Outlet,
+    /// Where messages leave.
+    pub peers: PeerSender,
+    /// Where writes of the partition's state leave.
+    pub configuration: ConfigurationClient,
+    /// What others may know of this replica.
+    pub status: StatusCell,
+    /// Counters.
+    pub metrics: Arc<ReplicaMetrics>,
+    /// The rest.
+    pub round: Round,
+}
+
+/// What lasts from round to round, and begins empty.
+#[derive(Default)]
+pub struct Round {
+    overlay: Overlay,
+    waiting: Waiting,
+    arrivals: Vec<Operation>,
+    arrivals_bytes: usize,
+    replies: Replies,
+    unsynced: bool,
+    /// The last round left reads for the next one.
+    more_reads: bool,
+    disk_full_noticed: Option<Timestamp>,
+    expired_at: Timestamp,
+}
+
+impl OwnerLoop {
+    /// Runs until it is told to stop.
+    ///
+    /// # Errors
+    /// The store's: it can no longer be trusted, and nothing more was acknowledged.
+    pub fn run(mut self) -> Result<(), paddock_storage::Error> {
+        self.publish();
+        while self.run_round()? {}
+        self.step(Event::Stop)?;
+        self.flush();
+        self.store.close()
+    }
+
+    /// One round; false when it is time to stop.
+    fn run_round(&mut self) -> Result<bool, paddock_storage::Error> {
+        let first = self.outlet.receive(self.wait());
+        let (events, stop) = self.outlet.take_control();
+        for event in events {
+            self.step(event)?;
+        }
+        self.drain(first)?;
+        if clock::now() >= self.replica.next_deadline() {
+            self.step(Event::Tick)?;
+        }
+        self.admit()?;
+        self.peers.flush();
+        if std::mem::take(&mut self.round.unsynced) {
+            let through = self.metrics.time_sync(|| self.store.sync())?;
+            self.step(Event::Durable { through })?;
+        }
+        self.serve_reads();
+        self.expire();
+        self.flush();
+        Ok(!stop)
+    }
+
+    /// Answers what has waited past its deadline; looked at now and then, since it passes over all.
+    fn expire(&mut self) {
+        let now = clock::now();
+        if now.0 >= self.round.expired_at.0 + EXPIRE_INTERVAL_MS {
+            self.round.expired_at = now;
+            self.round.waiting.expire(now, self.replica.epoch(), &mut self.round.replies);
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        if self.round.more_reads {
+            return Duration::ZERO;
+        }
+        let due = self.replica.next_deadline().0.saturating_sub(clock::now().0);
+        Duration::from_millis(due).min(WAIT_MAX)
+    }
+
+    fn flush(&mut self) {
+        self.peers.flush();
+        self.round.replies.flush();
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        self.status.publish(clock::now(), &self.replica, &self.store);
+    }
+
+    /// Takes what waits in the inbox, up to a round's fill.
+    fn drain(&mut self, first: Option<Delivery>) -> Result<(), paddock_storage::Error> {
+        let mut next = first;
+        for _ in 0..ROUND_DELIVERIES_MAX {
+            match next {
+                Some(Delivery::Messages { from, messages, permit: _permit }) => {
+                    for message in messages {
+                        if self.has_room_for(&message)? {
+                            self.step(Event::Received { from, message })?;
+                        }
+                    }
+                }
+                Some(Delivery::Operations(operations)) => {
+                    self.round.arrivals_bytes +=
+                        operations.iter().map(|operation| operation.kind.size_bytes()).sum::<usize>();
+                    self.round.arrivals.extend(operations);
+                }
+                Some(Delivery::Wake) => {}
+                None => break,
+            }
+            if self.round.arrivals_bytes >= ROUND_BYTES_MAX {
+                break;
+            }
+            next = self.outlet.try_receive();
+        }
+        self.round.arrivals_bytes = 0;
+        Ok(())
+    }
+
+    /// Steps one event through the core and performs its effects, and those of what they lead to.
+    fn step(&mut self, event: Event) -> Result<(), paddock_storage::Error> {
+        let mut next = Some(event);
+        let mut follow_ups = std::collections::VecDeque::new();
+        while let Some(event) = next {
+            for effect in self.replica.step(clock::now(), event) {
+                if let Some(follow_up) = self.perform(effect)? {
+                    follow_ups.push_back(follow_up);
+                }
+            }
+            next = follow_ups.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Performs one effect; what it answers is stepped in turn.
+    fn perform(&mut self, effect: Effect) -> Result<Option<Event>, paddock_storage::Error> {
+        match effect {
+            Effect::PersistEpoch(epoch) => {
+                self.facts.epoch_seen = epoch;
+                let facts = self.facts.encode();
+                self.when_there_is_room(|store| store.set_metadata(&facts))?;
+            }
+            Effect::Truncate { last_kept } => {
+                warn!(partition = %self.partition, %last_kept, last = %self.store.last().sequence,
+                    "cutting the end of the log, which the leader does not have");
+                self.when_there_is_room(|store| store.truncate_after(last_kept))?;
+            }
+            Effect::Append { entries, known_commit } => {
+                self.metrics.appended(&entries);
+                self.when_there_is_room(|store| store.append(&entries, known_commit))?;
+                self.round.unsynced = true;
+            }
+            Effect::Send { to, message } => self.peers.send(to, message),
+            Effect::SendLog { to, epoch, previous, commit } => {
+                let entries = self.store.read_log(previous.sequence, LOG_READ_BYTES_MAX)?;
+                let through = entries.last().map_or(previous.sequence, |run| run.last());
+                if !entries.is_empty() {
+                    self.peers.send(to, Message::Append { epoch, previous, entries, commit });
+                }
+                return Ok(Some(Event::LogSent { to, through }));
+            }
+            Effect::Apply { through } => {
+                self.store.apply(through)?;
+                let Round { waiting, overlay, replies, .. } = &mut self.round;
+                waiting.applied(through, self.replica.epoch(), overlay, replies);
+                return Ok(Some(Event::Applied { through }));
+            }
+            Effect::WriteState { expected, state } => self.configuration.write(expected, state),
+            Effect::ReadState => self.configuration.read(),
+            Effect::BecameLeader { epoch } => {
+                info!(partition = %self.partition, %epoch, "leading");
+                self.metrics.elected();
+            }
+            Effect::LostLeadership { epoch } => {
+                info!(partition = %self.partition, %epoch, "no longer leading");
+                self.round.overlay.clear();
+                self.round.waiting.leadership_lost(
+                    self.replica.epoch(),
+                    self.replica.leader(),
+                    &mut self.round.replies,
+                );
+            }
+            Effect::Quarantined { reason } => {
+                error!(partition = %self.partition, %reason, "this replica takes no part any more");
+            }
+        }
+        Ok(None)
+    }
+
+    /// Admits what has arrived, and proposes what was admitted as one batch.
+    fn admit(&mut self) -> Result<(), paddock_storage::Error> {
+        if self.round.arrivals.is_empty() {
+            return Ok(());
+        }
+        let now = clock::now();
+        let arrivals = std::mem::take(&mut self.round.arrivals);
+        let refusal = self.replica.may_propose().err();
+        let mut writes = Vec::with_capacity(arrivals.len());
+        for operation in arrivals {
+            if operation.deadline <= now {
+                let answer = Answer::Failed(Failure::DeadlineExceeded { begun: false });
+                self.round.replies.answer(operation, self.replica.epoch(), answer);
+                continue;
+            }
+            match (&refusal, &operation.kind) {
+                // It will lead soon, or not: it waits in its place.
+                (Some(Refusal::NotReady), Kind::Write(_)) => self.round.arrivals.push(operation),
+                (Some(refusal), Kind::Write(_)) => {
+                    self.round.replies.answer(operation, self.replica.epoch(), refused(refusal));
+                }
+                (None, Kind::Write(_)) => writes.push(operation),
+                (_, Kind::Read { .. } | Kind::ReadRange { .. }) => {
+                    self.round.waiting.reads.push_back(WaitingRead::fresh(operation));
+                }
+            }
+        }
+        self.propose_in_batches(writes)
+    }
+
+    /// Proposes writes in batches that fit a message between nodes.
+    fn propose_in_batches(&mut self, writes: Vec<Operation>) -> Result<(), paddock_storage::Error> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for write in writes {
+            bytes += write.kind.size_bytes();
+            batch.push(write);
+            if bytes >= BATCH_BYTES_MAX {
+                self.propose(std::mem::take(&mut batch))?;
+                bytes = 0;
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { self.propose(batch) }
+    }
+
+    fn propose(&mut self, writes: Vec<Operation>) -> Result<(), paddock_storage::Error> {
+        let bytes = |deletes: bool| {
+            let sizes = writes.iter().filter_map(|operation| match &operation.kind {
+                Kind::Write(write) if write.value.is_none() == deletes => {
+                    Some(operation.kind.size_bytes() as u64)
+                }
+                _ => None,
+            });
+            sizes.sum::<u64>()
+        };
+        let (deletes_bytes, puts_bytes) = (bytes(true), bytes(false));
+        let room_for_puts = puts_bytes == 0 || self.reserve(puts_bytes + deletes_bytes, Need::Growth)?;
+        let room_for_deletes = (puts_bytes > 0 && room_for_puts)
+            || self.reserve(deletes_bytes + APPEND_OVERHEAD_BYTES, Need::Control)?;
+        let full = || {
+            let path = self.store.path().display();
+            Answer::Failed(Failure::DiskFull(format!("the leader's disk is full: {path}")))
+        };
+        let epoch = self.replica.epoch();
+        let Round { overlay, waiting, replies, .. } = &mut self.round;
+        let mut admission = Admission::new(&self.reader, overlay, self.store.last().sequence);
+        for mut operation in writes {
+            let Kind::Write(write) = &operation.kind else { continue };
+            let room = if write.value.is_some() { room_for_puts } else { room_for_deletes };
+            if !room {
+                replies.answer(operation, epoch, full());
+                continue;
+            }
+            match admission.admit(write) {
+                Verdict::Admitted { sequence, answer } => {
+                    operation.begun = true;
+                    waiting.admitted(sequence, operation, answer);
+                }
+                Verdict::Settled { after, answer } => {
+                    waiting.reads.push_back(WaitingRead::settled(operation, after, answer));
+                }
+                Verdict::Failed(failure) => replies.answer(operation, epoch, Answer::Failed(failure)),
+            }
+        }
+        let rows = admission.finish();
+        if rows.count() == 0 {
+            return Ok(());
+        }
+        let end = self.store.last().sequence.0 + u64::from(rows.count());
+        self.step(Event::Propose { rows: rows.finish(), log_time_ms: clock::wall_clock_ms() })?;
+        // Writes would wait for entries that are not theirs. What ends a reign on the way has answered them.
+        assert!(
+            self.replica.role() != RoleName::Leader || self.store.last().sequence.0 == end,
+            "what a leader admits, it appends"
+        );
+        Ok(())
+    }
+}
+
+/// Why the core does not let the operation through.
+fn refused(refusal: &Refusal) -> Answer {
+    Answer::Failed(match refusal {
+        Refusal::NotLeader { leader, .. } => Failure::NotLeader { leader: *leader },
+        Refusal::NotReady => Failure::Unavailable("the leader is not ready yet".into()),
+        Refusal::Unavailable { why } => Failure::Unavailable(why.clone()),
+    })
+}

@@ -1,0 +1,83 @@
+//! Reads under the lease, and the answers that rest on it.
+
+use paddock_storage::Readable;
+use tracing::error;
+
+use super::{OwnerLoop, refused};
+use crate::admission::read_failure;
+use crate::clock;
+use crate::operation::{Answer, Failure, Kind};
+use crate::replica::Refusal;
+
+/// No more answers of reads are made in one round than fill this many bytes, but for the last one.
+const ROUND_ANSWERS_BYTES_MAX: usize = 16 << 20;
+/// The most bytes of values in one run of records.
+const RANGE_BYTES_MAX: usize = 4 << 20;
+
+impl OwnerLoop {
+    /// Serves the reads that wait, if the lease lets us: it is looked at before, and again when they are
+    /// done, since the thread may have stood still in between.
+    pub(super) fn serve_reads(&mut self) {
+        self.round.more_reads = false;
+        if self.round.waiting.reads.is_empty() {
+            return;
+        }
+        match self.replica.may_read(clock::now()) {
+            Ok(()) => {}
+            // A lease that is missing comes back with the next grants, or when a silent follower has left.
+            Err(Refusal::NotReady | Refusal::Unavailable { .. }) => return,
+            Err(refusal @ Refusal::NotLeader { .. }) => {
+                for read in self.round.waiting.reads.drain(..) {
+                    self.round.replies.answer(read.operation, self.replica.epoch(), refused(&refusal));
+                }
+                return;
+            }
+        }
+        let applied = self.store.applied();
+        let reads = std::mem::take(&mut self.round.waiting.reads);
+        let mut served = Vec::with_capacity(reads.len());
+        let mut bytes = 0;
+        for read in reads {
+            // A caller that does not take its answers gets no more of them, until it does or its deadline passes.
+            let is_full = bytes >= ROUND_ANSWERS_BYTES_MAX;
+            if read.after > applied || is_full || !read.operation.has_room() {
+                self.round.more_reads |= is_full;
+                self.round.waiting.reads.push_back(read);
+            } else {
+                let answer = read.answer.clone().unwrap_or_else(|| self.read(&read.operation.kind));
+                bytes += answer.size_bytes();
+                served.push((read, answer));
+            }
+        }
+        if self.replica.may_read(clock::now()).is_ok() {
+            for (read, answer) in served {
+                self.round.replies.answer(read.operation, self.replica.epoch(), answer);
+            }
+        } else {
+            self.round.waiting.reads.extend(served.into_iter().map(|(read, _)| read));
+        }
+    }
+
+    fn read(&self, kind: &Kind) -> Answer {
+        let answer = match kind {
+            Kind::Read { key, omit_value: false } => self.reader.get_record(key).map(Answer::Read),
+            Kind::Read { key, omit_value: true } => self.reader.version(key).map(|version| {
+                let record = |version| paddock_storage::Record {
+                    key: key.clone(),
+                    value: bytes::Bytes::new(),
+                    version,
+                };
+                Answer::Read(version.map(record))
+            }),
+            Kind::ReadRange { after, records_max } => self
+                .reader
+                .page(after.as_deref(), *records_max, RANGE_BYTES_MAX)
+                .map(|(records, more)| Answer::Range { records, more }),
+            Kind::Write(_) => return Answer::Failed(Failure::Invalid("a write is no read".into())),
+        };
+        answer.unwrap_or_else(|error| {
+            error!(partition = %self.partition, %error, "a read failed");
+            Answer::Failed(read_failure(error))
+        })
+    }
+}

@@ -1,0 +1,114 @@
+//! A full disk: what the owner loop refuses, and what it waits for.
+
+use std::time::Duration;
+
+use paddock_coordination::PartitionId;
+use paddock_storage::{APPEND_OVERHEAD_BYTES, Need, ReplicatedStore, RowRef};
+use tracing::warn;
+
+use super::{OwnerLoop, Round};
+use crate::clock;
+use crate::replica::Message;
+
+/// How often a full disk is mentioned in the log, in milliseconds.
+const DISK_FULL_NOTICE_MS: u64 = 10_000;
+/// How soon a write that has to be done is tried again on a full disk.
+const DISK_FULL_RETRY: Duration = Duration::from_millis(100);
+
+impl OwnerLoop {
+    /// Whether the disk has room for what a peer sends. A follower that has none lets the entries pass, so it
+    /// acknowledges nothing, and the leader goes on without it.
+    pub(super) fn has_room_for(&mut self, message: &Message) -> Result<bool, paddock_storage::Error> {
+        let Message::Append { entries, .. } = message else { return Ok(true) };
+        let rows = entries.iter().flat_map(|run| run.rows.iter());
+        let need = if rows.into_iter().any(|row| matches!(row, RowRef::Put { .. })) {
+            Need::Growth
+        } else {
+            Need::Control
+        };
+        let bytes = entries.iter().map(|run| run.rows.encoded().len() as u64 + APPEND_OVERHEAD_BYTES).sum();
+        self.reserve(bytes, need)
+    }
+
+    /// False if the disk is full.
+    pub(super) fn reserve(&mut self, bytes: u64, need: Need) -> Result<bool, paddock_storage::Error> {
+        match self.store.reserve(bytes, need) {
+            Ok(()) => Ok(true),
+            Err(error @ paddock_storage::Error::DiskFull { .. }) => {
+                self.round.notice_full_disk(self.partition, &error);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Does what the protocol cannot go on without, and waits for room where the disk is full.
+    pub(super) fn when_there_is_room<T>(
+        &mut self,
+        mut write: impl FnMut(&mut ReplicatedStore) -> Result<T, paddock_storage::Error>,
+    ) -> Result<T, paddock_storage::Error> {
+        let Self { store, outlet, round, partition, .. } = self;
+        until_there_is_room(
+            || write(store),
+            |error| {
+                round.notice_full_disk(*partition, error);
+                !outlet.is_stopping()
+            },
+        )
+    }
+}
+
+impl Round {
+    /// Says in the log that the disk is full, now and then.
+    fn notice_full_disk(&mut self, partition: PartitionId, error: &paddock_storage::Error) {
+        let now = clock::now();
+        if self.disk_full_noticed.is_none_or(|last| now.0 - last.0 >= DISK_FULL_NOTICE_MS) {
+            self.disk_full_noticed = Some(now);
+            warn!(%partition, %error, "the disk is full");
+        }
+    }
+}
+
+/// Tries a write again for as long as nothing but a full disk speaks against it, and `go_on` says so.
+fn until_there_is_room<T>(
+    mut write: impl FnMut() -> Result<T, paddock_storage::Error>,
+    mut go_on: impl FnMut(&paddock_storage::Error) -> bool,
+) -> Result<T, paddock_storage::Error> {
+    loop {
+        match write() {
+            Err(error @ paddock_storage::Error::DiskFull { .. }) if go_on(&error) => {
+                let _ = crossbeam_channel::after(DISK_FULL_RETRY).recv();
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paddock_storage::Error;
+
+    use super::*;
+
+    fn full() -> Error {
+        Error::DiskFull { path: "/data".into() }
+    }
+
+    #[test]
+    fn a_full_disk_is_waited_for_and_nothing_else_is() {
+        let mut outcomes = vec![Ok(7), Err(full()), Err(full())];
+        let mut asked = 0;
+        let written = until_there_is_room(
+            || outcomes.pop().expect("not asked again"),
+            |_| {
+                asked += 1;
+                true
+            },
+        );
+        assert_eq!((written.expect("there is room"), asked), (7, 2));
+        let stopping = until_there_is_room(|| Err::<(), _>(full()), |_| false);
+        assert!(matches!(stopping, Err(Error::DiskFull { .. })));
+        let poisoned = || Err::<(), _>(Error::Poisoned { reason: "an fsync failed".into() });
+        assert!(matches!(until_there_is_room(poisoned, |_| true), Err(Error::Poisoned { .. })));
+    }
+}

@@ -1,0 +1,54 @@
+//! `paddock.admin.v1.NodeService`: what this node says of its replicas.
+
+use std::sync::Arc;
+
+use paddock_proto::admin::v1 as wire;
+use paddock_proto::admin::v1::node_service_server::NodeService;
+use tonic::{Request, Response, Status};
+
+use crate::host::Host;
+use crate::replica::RoleName;
+use crate::status::ReplicaStatus;
+
+/// The service.
+#[derive(Clone)]
+pub struct NodeStatus {
+    /// Whose replicas.
+    pub host: Arc<Host>,
+}
+
+#[tonic::async_trait]
+impl NodeService for NodeStatus {
+    async fn get_node_status(
+        &self,
+        _request: Request<wire::GetNodeStatusRequest>,
+    ) -> Result<Response<wire::GetNodeStatusResponse>, Status> {
+        let node_id = self.host.node().to_string();
+        let replicas = self.host.statuses().iter().map(|status| replica(&node_id, status)).collect();
+        Ok(Response::new(wire::GetNodeStatusResponse { node_id, replicas }))
+    }
+}
+
+fn replica(node_id: &str, status: &ReplicaStatus) -> wire::NodeReplica {
+    let role = match status.role {
+        RoleName::Leader => wire::ReplicaRole::Leader,
+        RoleName::Follower => wire::ReplicaRole::Follower,
+        RoleName::Candidate => wire::ReplicaRole::Candidate,
+        RoleName::Quarantined => wire::ReplicaRole::Quarantined,
+    };
+    wire::NodeReplica {
+        partition_id: status.partition.0,
+        replica: Some(wire::Replica {
+            node_id: node_id.to_owned(),
+            role: role.into(),
+            in_sync: false,
+            live: true,
+            last_sequence: status.last.0,
+            committed_sequence: status.commit.0,
+            applied_sequence: status.applied.0,
+            record_count: status.store.records,
+            disk_bytes: status.store.disk_bytes,
+            problem: status.problem.clone().unwrap_or_default(),
+        }),
+    }
+}

@@ -1,0 +1,85 @@
+//! What the rest of the node may know of a replica: a snapshot that the owner loop replaces.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use paddock_coordination::{Epoch, NodeId, PartitionId};
+use paddock_storage::{ReplicatedStore, Sequence, Stats};
+
+use crate::clock::Timestamp;
+use crate::replica::{Replica, RoleName};
+
+/// How old a snapshot may get while nothing but its figures changes.
+const REFRESH_MS: u64 = 100;
+
+/// One replica, as it sees itself.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// What it does.
+    pub role: RoleName,
+    /// The epoch that it is in.
+    pub epoch: Epoch,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// The end of its log.
+    pub last: Sequence,
+    /// What it knows to be committed.
+    pub commit: Sequence,
+    /// What its reads see.
+    pub applied: Sequence,
+    /// Its files.
+    pub store: Stats,
+    /// Why it does not serve, for a person.
+    pub problem: Option<String>,
+}
+
+/// The snapshot, and when it was taken.
+#[derive(Clone)]
+pub struct StatusCell {
+    partition: PartitionId,
+    current: Arc<ArcSwap<ReplicaStatus>>,
+    published: Timestamp,
+}
+
+impl StatusCell {
+    /// The first snapshot.
+    #[must_use]
+    pub fn new(partition: PartitionId, replica: &Replica, store: &ReplicatedStore) -> Self {
+        let first = snapshot(partition, replica, store);
+        StatusCell { partition, current: Arc::new(ArcSwap::from_pointee(first)), published: Timestamp(0) }
+    }
+
+    /// The newest snapshot.
+    #[must_use]
+    pub fn load(&self) -> Arc<ReplicaStatus> {
+        self.current.load_full()
+    }
+
+    /// Takes a snapshot, if the last one is old or tells another role.
+    pub fn publish(&mut self, now: Timestamp, replica: &Replica, store: &ReplicatedStore) {
+        let last = self.current.load();
+        let same =
+            last.role == replica.role() && last.epoch == replica.epoch() && last.leader == replica.leader();
+        if same && now.0 < self.published.0 + REFRESH_MS {
+            return;
+        }
+        self.published = now;
+        self.current.store(Arc::new(snapshot(self.partition, replica, store)));
+    }
+}
+
+fn snapshot(partition: PartitionId, replica: &Replica, store: &ReplicatedStore) -> ReplicaStatus {
+    ReplicaStatus {
+        partition,
+        role: replica.role(),
+        epoch: replica.epoch(),
+        leader: replica.leader(),
+        last: replica.last().sequence,
+        commit: replica.commit(),
+        applied: store.applied(),
+        store: store.stats(),
+        problem: replica.problem(),
+    }
+}

@@ -1,0 +1,149 @@
+//! Operations that wait: writes for their commit, reads for the lease.
+
+use std::collections::VecDeque;
+
+use paddock_coordination::{Epoch, NodeId};
+use paddock_storage::Sequence;
+
+use crate::admission::Overlay;
+use crate::clock::Timestamp;
+use crate::operation::{Answer, Failure, Kind, Operation, Replies, Write};
+
+/// A write in the log that has not committed.
+#[derive(Debug)]
+struct WaitingWrite {
+    sequence: Sequence,
+    /// Once its deadline has passed it is answered, but its row is in the log and in the overlay all the same: so it
+    /// keeps its share of the budget, which thereby bounds what is in the log without being committed.
+    operation: Operation,
+    answer: Answer,
+}
+
+/// A read, or a write that changed nothing, whose answer needs the lease.
+#[derive(Debug)]
+pub struct WaitingRead {
+    /// Whose it is.
+    pub operation: Operation,
+    /// The entry that must be applied first.
+    pub after: Sequence,
+    /// The answer, where it is known already.
+    pub answer: Option<Answer>,
+}
+
+impl WaitingRead {
+    /// A read of whatever is applied when it is served.
+    #[must_use]
+    pub fn fresh(operation: Operation) -> Self {
+        WaitingRead { operation, after: Sequence(0), answer: None }
+    }
+
+    /// An answer that rests on the log up to an entry.
+    #[must_use]
+    pub fn settled(operation: Operation, after: Sequence, answer: Answer) -> Self {
+        WaitingRead { operation, after, answer: Some(answer) }
+    }
+}
+
+/// What waits in one replica. Bounded by the budget of operations under way.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// In the order of their sequences.
+    writes: VecDeque<WaitingWrite>,
+    /// In the order of arrival.
+    pub reads: VecDeque<WaitingRead>,
+}
+
+impl Waiting {
+    /// A write was admitted to the log.
+    pub fn admitted(&mut self, sequence: Sequence, operation: Operation, answer: Answer) {
+        debug_assert!(self.writes.back().is_none_or(|last| last.sequence < sequence));
+        self.writes.push_back(WaitingWrite { sequence, operation, answer });
+    }
+
+    /// The log is applied up to here: what waited for that is answered.
+    pub fn applied(&mut self, through: Sequence, epoch: Epoch, overlay: &mut Overlay, replies: &mut Replies) {
+        while self.writes.front().is_some_and(|write| write.sequence <= through) {
+            let Some(write) = self.writes.pop_front() else { break };
+            if let Kind::Write(Write { key, .. }) = &write.operation.kind {
+                overlay.applied(key, write.sequence);
+            }
+            replies.answer(write.operation, epoch, write.answer);
+        }
+    }
+
+    /// Leadership is over: writes in the log may commit yet, reads and settled answers certainly did
+    /// nothing.
+    pub fn leadership_lost(&mut self, epoch: Epoch, leader: Option<NodeId>, replies: &mut Replies) {
+        for write in self.writes.drain(..) {
+            replies.answer(write.operation, epoch, Answer::Failed(Failure::LeaderChanged));
+        }
+        for read in self.reads.drain(..) {
+            replies.answer(read.operation, epoch, Answer::Failed(Failure::NotLeader { leader }));
+        }
+    }
+
+    /// Answers what has waited past its deadline.
+    pub fn expire(&mut self, now: Timestamp, epoch: Epoch, replies: &mut Replies) {
+        for write in &mut self.writes {
+            if write.operation.deadline <= now && !write.operation.is_answered() {
+                let answer = Answer::Failed(Failure::DeadlineExceeded { begun: true });
+                replies.answer_early(&mut write.operation, epoch, answer);
+            }
+        }
+        if self.reads.iter().any(|read| read.operation.deadline <= now) {
+            for read in std::mem::take(&mut self.reads) {
+                if read.operation.deadline <= now {
+                    let answer = Answer::Failed(Failure::DeadlineExceeded { begun: false });
+                    replies.answer(read.operation, epoch, answer);
+                } else {
+                    self.reads.push_back(read);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::operation::{Arrival, Budget};
+
+    fn write(deadline: Timestamp) -> Arrival {
+        let write = Write {
+            key: Bytes::from_static(b"k"),
+            value: Some(Bytes::from(vec![0; 1_000])),
+            precondition: None,
+        };
+        Arrival { operation_id: 1, deadline, kind: Kind::Write(write) }
+    }
+
+    #[test]
+    fn a_write_that_waits_past_its_deadline_is_answered_once_and_keeps_its_share_of_the_budget() {
+        let (sender, mut receiver) =
+            crate::reply::channel(&prometheus_client::metrics::gauge::Gauge::default());
+        let (budget, mut waiting, mut overlay) = (Budget::new(2_000), Waiting::default(), Overlay::default());
+        let mut replies = Replies::default();
+        let arrival = write(Timestamp(10));
+        let permit = budget.acquire(arrival.kind.size_bytes()).expect("room");
+        let mut operation = Operation::new(arrival, sender, permit);
+        operation.begun = true;
+        let answer = Answer::Written { version: Sequence(7), deleted: false };
+        waiting.admitted(Sequence(7), operation, answer);
+
+        waiting.expire(Timestamp(10), Epoch(1), &mut replies);
+        waiting.expire(Timestamp(11), Epoch(1), &mut replies);
+        replies.flush();
+        let answers = receiver.try_receive().expect("an answer");
+        let expired = Answer::Failed(Failure::DeadlineExceeded { begun: true });
+        assert_eq!(answers.iter().map(|reply| &reply.answer).collect::<Vec<_>>(), [&expired]);
+        // Its row is still in the log: a client that tries again and again cannot fill the memory with such rows.
+        assert!(budget.acquire(1_000).is_err(), "its share is still held");
+
+        waiting.applied(Sequence(7), Epoch(1), &mut overlay, &mut replies);
+        replies.flush();
+        assert!(receiver.try_receive().is_none(), "it was answered already");
+        budget.acquire(2_000).expect("all of it is free again");
+    }
+}

@@ -1,0 +1,423 @@
+//! A cluster of partition servers in one process, and a bare Exchange stream to speak to them.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use paddock_coordination::bootstrap::NewCluster;
+use paddock_coordination::cluster_map::ClusterMap;
+use paddock_coordination::embedded::Embedded;
+use paddock_coordination::{ClusterId, Coordinator, NodeId, PartitionId};
+use paddock_partition::server::{PartitionServer, ServerConfig, StartError};
+use paddock_proto::admin::v1::GetNodeStatusRequest;
+use paddock_proto::admin::v1::node_service_client::NodeServiceClient;
+use paddock_proto::metadata;
+use paddock_proto::v1::exchange_service_client::ExchangeServiceClient;
+use paddock_proto::v1::precondition::Condition;
+use paddock_proto::v1::{
+    ExchangeRequest, ExchangeResponse, Mutation, Operation, Outcome, Precondition, ReadConsistency,
+    ReadOperation, ReadRangeOperation, mutation, operation, outcome, read_consistency,
+};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+/// How long anything may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A short lease, so that failures are noticed soon.
+const LEASE_MS: u64 = 300;
+
+struct Running {
+    server: PartitionServer,
+    data: PathBuf,
+    /// Its session: dropped, its registrations vanish.
+    _session: Arc<dyn Coordinator>,
+}
+
+/// A node that was stopped.
+#[derive(Clone)]
+pub struct Parked {
+    data: PathBuf,
+    shape: NewCluster,
+}
+
+/// Copies a folder.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        if entry.file_type().expect("a type").is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+        }
+    }
+}
+
+impl Parked {
+    /// Its data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Starts it on another coordination service.
+    pub async fn start_in(self, coordination: &Path) -> Result<(), StartError> {
+        let embedded = Embedded::open(coordination).expect("a coordination service");
+        let session = Arc::new(embedded.session());
+        PartitionServer::start(config(&self.data, &self.shape), session).await.map(drop)
+    }
+}
+
+/// Partition servers over one embedded coordination service.
+pub struct Cluster {
+    root: TempDir,
+    embedded: Embedded,
+    observer: Arc<dyn Coordinator>,
+    shape: NewCluster,
+    nodes: HashMap<NodeId, Running>,
+    id: Option<ClusterId>,
+}
+
+fn config(data: &Path, shape: &NewCluster) -> ServerConfig {
+    ServerConfig {
+        data: data.to_owned(),
+        grpc_address: "127.0.0.1:0".parse().expect("an address"),
+        advertise_address: None,
+        http_address: None,
+        cluster_name: "test".into(),
+        new_cluster: shape.clone(),
+    }
+}
+
+impl Cluster {
+    /// So many nodes, each with a replica of each partition.
+    pub async fn start(nodes: u32, partitions: u32) -> Cluster {
+        let root = tempfile::tempdir().expect("a directory");
+        let embedded = Embedded::open(&root.path().join("coordination")).expect("a coordination service");
+        let observer: Arc<dyn Coordinator> = Arc::new(embedded.session());
+        let shape =
+            NewCluster { partitions, replication_factor: nodes, initial_nodes: nodes, lease_ms: LEASE_MS };
+        let mut cluster = Cluster { root, embedded, observer, shape, nodes: HashMap::new(), id: None };
+        for number in 0..nodes {
+            let data = cluster.root.path().join(format!("node{number}"));
+            cluster.launch(data).await;
+        }
+        cluster.id = Some(cluster.until("a cluster", |map| Some(map.cluster.as_ref()?.id)).await);
+        cluster
+    }
+
+    async fn launch(&mut self, data: PathBuf) -> NodeId {
+        let session: Arc<dyn Coordinator> = Arc::new(self.embedded.session());
+        let server = PartitionServer::start(config(&data, &self.shape), Arc::clone(&session))
+            .await
+            .expect("the node starts");
+        let node = server.node_id();
+        self.nodes.insert(node, Running { server, data, _session: session });
+        node
+    }
+
+    /// Waits until the map fulfils a condition, and returns what it yields.
+    async fn until<T>(&self, what: &str, condition: impl Fn(&ClusterMap) -> Option<T>) -> T {
+        let mut watch = self.observer.watch("/");
+        let wait = async {
+            loop {
+                let map = ClusterMap::from_tree(&watch.borrow_and_update()).expect("a map");
+                if let Some(found) = condition(&map) {
+                    return found;
+                }
+                watch.changed().await.expect("the watch lasts");
+            }
+        };
+        match tokio::time::timeout(PATIENCE, wait).await {
+            Ok(found) => found,
+            Err(_) => {
+                let map = ClusterMap::from_tree(&watch.borrow()).expect("a map");
+                panic!("{what} did not happen: {map:#?}")
+            }
+        }
+    }
+
+    /// The cluster's id.
+    pub fn id(&self) -> ClusterId {
+        self.id.expect("set at the start")
+    }
+
+    /// The partition's leader, once there is one among the running nodes.
+    pub async fn leader(&self, partition: u32) -> NodeId {
+        self.until("a leader", |map| {
+            let leader = map.partitions.get(&PartitionId(partition))?.state.leader?.node;
+            self.nodes.contains_key(&leader).then_some(leader)
+        })
+        .await
+    }
+
+    /// The leader that comes after one.
+    pub async fn next_leader(&self, partition: u32, former: NodeId) -> NodeId {
+        self.until("another leader", |map| {
+            let leader = map.partitions.get(&PartitionId(partition))?.state.leader?.node;
+            (leader != former).then_some(leader)
+        })
+        .await
+    }
+
+    /// A replica that does not lead.
+    pub async fn follower(&self, partition: u32) -> NodeId {
+        let leader = self.leader(partition).await;
+        self.until("a follower", |map| {
+            let state = &map.partitions.get(&PartitionId(partition))?.state;
+            state.replicas.iter().copied().find(|node| *node != leader)
+        })
+        .await
+    }
+
+    /// Waits until so many replicas are in sync.
+    pub async fn in_sync(&self, partition: u32, members: usize) {
+        self.until("an in-sync set of that size", |map| {
+            (map.partitions.get(&PartitionId(partition))?.state.in_sync.len() == members).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until a node has applied a sequence.
+    pub async fn applied(&self, node: NodeId, partition: u32, sequence: u64) {
+        let endpoint = format!("http://{}", self.address(node));
+        let mut client = NodeServiceClient::connect(endpoint).await.expect("the node answers");
+        let wait = async {
+            loop {
+                let status = client.get_node_status(GetNodeStatusRequest {}).await.expect("a status");
+                let applied = status
+                    .into_inner()
+                    .replicas
+                    .into_iter()
+                    .find(|replica| replica.partition_id == partition)
+                    .and_then(|replica| replica.replica)
+                    .map_or(0, |replica| replica.applied_sequence);
+                if applied >= sequence {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the node catches up");
+    }
+
+    /// Bytes of answers that wait in all nodes.
+    pub fn answers_waiting_bytes(&self) -> i64 {
+        self.nodes.values().map(|running| running.server.answers_waiting_bytes()).sum()
+    }
+
+    /// Where a node listens.
+    pub fn address(&self, node: NodeId) -> String {
+        self.nodes[&node].server.grpc_address().to_string()
+    }
+
+    /// A stream to a node.
+    pub async fn stream(&self, node: NodeId) -> Stream {
+        Stream::open(&self.address(node), self.id(), node).await.expect("the stream opens")
+    }
+
+    /// A stream to a partition's leader, once that serves.
+    pub async fn leader_stream(&self, partition: u32) -> Stream {
+        let wait = async {
+            loop {
+                // Whoever the map names may have led before a restart, and no longer.
+                let mut stream = self.stream(self.leader(partition).await).await;
+                let outcome = stream.one(on(partition, read("is it there?"))).await;
+                if let Some(outcome::Kind::Read(_)) = outcome.kind {
+                    return stream;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("a leader serves")
+    }
+
+    /// Stops a node.
+    pub async fn stop_node(&mut self, node: NodeId) -> Parked {
+        let running = self.nodes.remove(&node).expect("a running node");
+        running.server.stop().await;
+        Parked { data: running.data, shape: self.shape.clone() }
+    }
+
+    /// Starts it again.
+    pub async fn start_node(&mut self, parked: Parked) -> NodeId {
+        self.launch(parked.data).await
+    }
+
+    /// Starts it again, although that must fail; says how.
+    pub async fn refuse_node(&mut self, parked: Parked) -> StartError {
+        let session: Arc<dyn Coordinator> = Arc::new(self.embedded.session());
+        match PartitionServer::start(config(&parked.data, &self.shape), session).await {
+            Ok(_) => panic!("it starts"),
+            Err(error) => error,
+        }
+    }
+
+    /// Stops all nodes, then starts them.
+    pub async fn restart_all(&mut self) {
+        let nodes: Vec<_> = self.nodes.keys().copied().collect();
+        let mut parked = Vec::new();
+        for node in nodes {
+            parked.push(self.stop_node(node).await);
+        }
+        for node in parked {
+            self.start_node(node).await;
+        }
+    }
+
+    /// Stops everything.
+    pub async fn stop(self) {
+        for running in self.nodes.into_values() {
+            running.server.stop().await;
+        }
+    }
+}
+
+/// One Exchange stream.
+#[derive(Debug)]
+pub struct Stream {
+    requests: mpsc::Sender<ExchangeRequest>,
+    responses: Streaming<ExchangeResponse>,
+    next_id: u64,
+}
+
+impl Stream {
+    /// Opens a stream that is meant for a node.
+    pub async fn open(address: &str, cluster: ClusterId, node: NodeId) -> Result<Stream, Status> {
+        let mut client = ExchangeServiceClient::connect(format!("http://{address}")).await.expect("connects");
+        let (requests, receiver) = mpsc::channel(4);
+        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+        let header = request.metadata_mut();
+        header.insert(metadata::CLUSTER_ID, cluster.to_string().parse().expect("ASCII"));
+        header.insert(metadata::NODE_ID, node.to_string().parse().expect("ASCII"));
+        let responses = client.exchange(request).await?.into_inner();
+        Ok(Stream { requests, responses, next_id: 1 })
+    }
+
+    /// Sends operations as one message, and returns their outcomes in the same order.
+    pub async fn call(&mut self, mut operations: Vec<Operation>) -> Vec<Outcome> {
+        let first = self.next_id;
+        for operation in &mut operations {
+            operation.operation_id = self.next_id;
+            self.next_id += 1;
+        }
+        let mut outcomes = vec![None; operations.len()];
+        self.requests.send(ExchangeRequest { operations }).await.expect("the stream stands");
+        while outcomes.iter().any(Option::is_none) {
+            let message = tokio::time::timeout(PATIENCE, self.responses.message());
+            let message = message.await.expect("an answer in time").expect("no error").expect("no end");
+            for outcome in message.outcomes {
+                let index = usize::try_from(outcome.operation_id - first).expect("small");
+                assert!(outcomes[index].replace(outcome).is_none(), "answered twice");
+            }
+        }
+        outcomes.into_iter().flatten().collect()
+    }
+
+    /// Sends operations as one message, and does not wait for their outcomes. False: the stream takes no more.
+    pub async fn cast(&mut self, mut operations: Vec<Operation>, patience: Duration) -> bool {
+        for operation in &mut operations {
+            operation.operation_id = self.next_id;
+            self.next_id += 1;
+        }
+        let sent = self.requests.send(ExchangeRequest { operations });
+        tokio::time::timeout(patience, sent).await.is_ok()
+    }
+
+    /// Takes so many outcomes.
+    pub async fn take(&mut self, count: usize) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        while outcomes.len() < count {
+            let message = tokio::time::timeout(PATIENCE, self.responses.message());
+            let message = message.await.expect("an answer in time").expect("no error").expect("no end");
+            outcomes.extend(message.outcomes);
+        }
+        outcomes
+    }
+
+    /// One operation.
+    pub async fn one(&mut self, operation: Operation) -> Outcome {
+        self.call(vec![operation]).await.remove(0)
+    }
+
+    /// One read, asked again for as long as the partition is not ready for it.
+    pub async fn settled(&mut self, operation: Operation) -> Outcome {
+        let wait = async {
+            loop {
+                let outcome = self.one(operation.clone()).await;
+                match &outcome.kind {
+                    Some(outcome::Kind::Failure(failure)) if !failure.outcome_unknown => {
+                        tokio::task::yield_now().await;
+                    }
+                    _ => return outcome,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the partition serves")
+    }
+}
+
+fn operation(kind: operation::Kind) -> Operation {
+    Operation { operation_id: 0, partition_id: 0, timeout_ms: 10_000, kind: Some(kind) }
+}
+
+/// The same on another partition.
+pub fn on(partition: u32, operation: Operation) -> Operation {
+    Operation { partition_id: partition, ..operation }
+}
+
+/// The same with another deadline.
+pub fn within(timeout_ms: u32, operation: Operation) -> Operation {
+    Operation { timeout_ms, ..operation }
+}
+
+fn write(mutation: mutation::Operation, condition: Option<Condition>) -> Operation {
+    let precondition = condition.map(|condition| Precondition { condition: Some(condition) });
+    operation(operation::Kind::Write(Mutation { operation: Some(mutation), precondition }))
+}
+
+fn put_mutation(key: &str, value: &str) -> mutation::Operation {
+    mutation::Operation::Put(mutation::Put {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+    })
+}
+
+/// A put.
+pub fn put(key: &str, value: &str) -> Operation {
+    write(put_mutation(key, value), None)
+}
+
+/// A put under a condition.
+pub fn put_if(key: &str, value: &str, condition: Condition) -> Operation {
+    write(put_mutation(key, value), Some(condition))
+}
+
+/// A delete.
+pub fn remove(key: &str) -> Operation {
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    write(mutation::Operation::Delete(mutation::Delete { key }), None)
+}
+
+fn read_with(key: &str, consistency: Option<ReadConsistency>) -> Operation {
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    operation(operation::Kind::Read(ReadOperation { key, consistency, omit_value: false }))
+}
+
+/// A strong read.
+pub fn read(key: &str) -> Operation {
+    read_with(key, None)
+}
+
+/// A read of whatever the node has.
+pub fn eventual_read(key: &str) -> Operation {
+    let requirement = Some(read_consistency::Requirement::Eventual(true));
+    read_with(key, Some(ReadConsistency { requirement }))
+}
+
+/// A run of records.
+pub fn range(after: &Bytes, records_max: u32) -> Operation {
+    operation(operation::Kind::ReadRange(ReadRangeOperation { after_key: after.clone(), records_max }))
+}

@@ -1,0 +1,115 @@
+//! What must hold at every moment, whatever happens. The numbers are those of the invariants in PROTOCOL.md.
+
+use std::collections::BTreeMap;
+
+use paddock_coordination::{Epoch, PartitionState};
+use paddock_partition::replica::RoleName;
+
+use crate::cluster::{Disk, Node};
+
+/// Remembers what was promised, and compares.
+#[derive(Default)]
+pub(crate) struct Checker {
+    /// Committed entries, by any replica's word: sequence − 1 → (epoch, statement).
+    pub(crate) committed: Vec<(u64, String)>,
+    leaders: BTreeMap<Epoch, (char, u64)>,
+    commits: BTreeMap<char, u64>,
+    /// A quarantine is what the case is about.
+    pub(crate) quarantine_is_expected: bool,
+    /// Metadata was rolled back, or disks were: only replicas that notice are to be trusted.
+    pub(crate) is_blind: bool,
+}
+
+impl Checker {
+    pub(crate) fn started(&mut self, node: &Node) {
+        self.commits.remove(&node.name);
+    }
+
+    /// Invariant 5: epochs have at most one leader each. Invariant 2: it holds all that was committed before.
+    pub(crate) fn became_leader(&mut self, node: &Node, epoch: Epoch) {
+        if self.is_blind {
+            return;
+        }
+        let life = (node.name, node.boots);
+        if let Some(other) = self.leaders.insert(epoch, life) {
+            panic!("invariant 5: epoch {epoch} is led by {other:?} and by {life:?}");
+        }
+        assert!(
+            self.holds_committed(&node.disk, node.disk.entries.len()),
+            "invariant 2: {} leads epoch {epoch} without every committed entry\n{:?}\n{:?}",
+            node.name,
+            self.committed,
+            node.disk,
+        );
+    }
+
+    /// After each step of a replica.
+    pub(crate) fn stepped(&mut self, node: &Node) {
+        let Some(replica) = &node.replica else { return };
+        if replica.role() == RoleName::Quarantined {
+            assert!(
+                self.quarantine_is_expected,
+                "{} quarantined itself: {:?}",
+                node.name,
+                replica.status().problem
+            );
+        }
+        if self.is_blind {
+            return;
+        }
+        let commit = replica.commit().0;
+        let before = self.commits.insert(node.name, commit).unwrap_or(0);
+        assert!(before <= commit, "commit fell from {before} to {commit} on {}", node.name);
+        for index in 0..usize::try_from(commit).unwrap() {
+            let entry = &node.disk.entries[index];
+            let entry = (entry.epoch, entry.statement.clone());
+            match self.committed.get(index) {
+                None => self.committed.push(entry),
+                Some(known) => assert_eq!(
+                    known,
+                    &entry,
+                    "invariants 1 and 7: entry {} was committed otherwise than {} has it",
+                    index + 1,
+                    node.name
+                ),
+            }
+        }
+    }
+
+    /// After each event: the whole cluster.
+    pub(crate) fn check(&self, now: u64, nodes: &[Node], state: &PartitionState) {
+        if self.is_blind {
+            return;
+        }
+        for node in nodes {
+            let member = node.member();
+            let counts = state.in_sync.contains(&member) || state.eligible.contains(&member);
+            assert!(
+                !counts || self.holds_committed(&node.disk, node.disk.durable),
+                "invariants 3 and 10: {} is in sync or eligible, and lacks a committed entry\n{:?}\n{:?}",
+                node.name,
+                self.committed,
+                node.disk,
+            );
+            let Some(replica) = &node.replica else { continue };
+            if replica.may_read(node.clock(now)).is_ok() {
+                assert!(
+                    node.disk.applied >= self.committed.len(),
+                    "invariant 8: {} would serve a stale read: applied {}, committed {}",
+                    node.name,
+                    node.disk.applied,
+                    self.committed.len()
+                );
+            }
+        }
+    }
+
+    fn holds_committed(&self, disk: &Disk, through: usize) -> bool {
+        through >= self.committed.len()
+            && self
+                .committed
+                .iter()
+                .zip(&disk.entries)
+                .all(|((epoch, statement), entry)| *epoch == entry.epoch && *statement == entry.statement)
+    }
+}

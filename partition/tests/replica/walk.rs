@@ -1,0 +1,338 @@
+//! Seeded random walks: messages are lost, doubled and overtaken, processes crash with unsynced tails or stand still
+//! beyond their leases, disks are wiped, the coordination service loses answers and does old writes late, watches lag, clocks drift. The checker
+//! looks on at every step; then everything is mended, and the cluster has to come together again.
+//!
+//! `PADDOCK_WALK_SEED=n` runs one walk, `PADDOCK_WALKS=n` so many.
+
+use paddock_coordination::Member;
+use paddock_partition::replica::{Event, RoleName, WriteOutcome};
+
+use crate::cluster::{Cluster, Link, Request, apply, puts, sync};
+
+const WALKS: u64 = 150;
+const STEPS: u64 = 1500;
+
+/// SplitMix64: the same seed gives the same walk, for ever.
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub(crate) fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.below(len as u64)).unwrap()
+    }
+
+    pub(crate) fn percent(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+struct Walk {
+    chance: Chance,
+    cluster: Cluster,
+    /// What each watch has shown: an index into the states.
+    watched: Vec<usize>,
+    /// Writes whose connection broke: they may still be done.
+    strays: Vec<Request>,
+    proposals: u64,
+}
+
+impl Walk {
+    fn new(seed: u64) -> Self {
+        let mut chance = Chance(seed);
+        let names = ['A', 'B', 'C', 'D'];
+        let count = 2 + chance.index(3);
+        let min_in_sync =
+            if chance.percent(50) { None } else { Some(1 + u32::try_from(chance.below(2)).unwrap()) };
+        let mut cluster = Cluster::new(&names[..count], min_in_sync, 200, false);
+        for node in &mut cluster.nodes {
+            node.is_slow = true;
+            node.clock_offset = chance.below(1_000_000);
+            // Within what the lease allows for.
+            node.clock_rate = 970 + chance.below(60);
+        }
+        for index in 0..count {
+            cluster.start(index);
+        }
+        Walk { chance, cluster, watched: vec![0; count], strays: Vec::new(), proposals: 0 }
+    }
+
+    fn step(&mut self) {
+        let index = self.chance.index(self.cluster.nodes.len());
+        if self.is_paused(index) {
+            let duration_ms = 1 + self.chance.below(5);
+            return self.cluster.advance(duration_ms, false);
+        }
+        match self.chance.below(1000) {
+            0..350 => self.deliver(),
+            350..375 => drop(self.take_message()),
+            375..400 => self.duplicate(),
+            400..560 => {
+                let duration_ms = 1 + self.chance.below(15);
+                self.cluster.advance(duration_ms, false);
+            }
+            560..680 => self.propose(),
+            680..790 => self.disk(index),
+            790..880 => self.serve(index),
+            880..905 => self.break_connection(index),
+            905..915 => self.stray(),
+            915..965 => self.watch(index),
+            965..973 => self.crash(index),
+            973..990 => self.restart(index),
+            990..994 => self.cluster.nodes[index].is_isolated = true,
+            994..998 => self.cluster.nodes[index].is_isolated = false,
+            998 => self.cluster.nodes[index].paused_until = self.cluster.now + self.chance.below(400),
+            _ => self.wipe(index),
+        }
+    }
+
+    fn is_paused(&self, index: usize) -> bool {
+        self.cluster.now < self.cluster.nodes[index].paused_until
+    }
+
+    fn take_message(&mut self) -> Option<crate::cluster::Envelope> {
+        let len = self.cluster.queue.len();
+        // Mostly in order, sometimes not.
+        let reach = if self.chance.percent(80) { len.min(3) } else { len };
+        (len > 0).then(|| self.cluster.queue.remove(self.chance.index(reach)))
+    }
+
+    fn deliver(&mut self) {
+        for _ in 0..1 + self.chance.below(4) {
+            let Some(envelope) = self.take_message() else { return };
+            let to = self.cluster.nodes.iter().position(|node| node.id() == envelope.to);
+            if to.is_some_and(|to| self.is_paused(to)) {
+                // It waits in the socket.
+                self.cluster.queue.push(envelope);
+            } else {
+                self.cluster.deliver(envelope);
+            }
+        }
+    }
+
+    fn duplicate(&mut self) {
+        if !self.cluster.queue.is_empty() {
+            let index = self.chance.index(self.cluster.queue.len());
+            let copy = self.cluster.queue[index].clone();
+            self.cluster.queue.push(copy);
+        }
+    }
+
+    fn propose(&mut self) {
+        let leads =
+            |node: &crate::cluster::Node| node.replica.as_ref().is_some_and(|one| one.may_propose().is_ok());
+        let leaders: Vec<usize> = (0..self.cluster.nodes.len())
+            .filter(|index| !self.is_paused(*index) && leads(&self.cluster.nodes[*index]))
+            .collect();
+        if !leaders.is_empty() {
+            let index = leaders[self.chance.index(leaders.len())];
+            let count = 1 + self.chance.below(3);
+            let statements: Vec<String> =
+                (0..count).map(|one| format!("s{}", self.proposals + one)).collect();
+            self.proposals += count;
+            let rows = puts(statements.iter().map(String::as_str));
+            self.cluster.step(index, Event::Propose { rows, log_time_ms: 0 });
+        }
+    }
+
+    fn disk(&mut self, index: usize) {
+        if self.cluster.nodes[index].replica.is_some() {
+            let event = if self.chance.percent(60) {
+                sync(&mut self.cluster.nodes[index])
+            } else if self.cluster.nodes[index].apply_through <= self.cluster.nodes[index].disk.durable {
+                apply(&mut self.cluster.nodes[index])
+            } else {
+                return;
+            };
+            self.cluster.step(index, event);
+        }
+    }
+
+    /// The coordination service does the next thing that a node asked for.
+    fn serve(&mut self, index: usize) {
+        let Some(request) = self.cluster.nodes[index].requests.pop_front() else { return };
+        let event = match request {
+            Request::Read => {
+                self.watched[index] = self.cluster.states.len() - 1;
+                Event::StateObserved { state: self.cluster.state().clone() }
+            }
+            Request::Write { expected, state } => {
+                if self.chance.percent(3) {
+                    Event::StateWritten { outcome: WriteOutcome::NotWritten }
+                } else {
+                    Event::StateWritten { outcome: self.cluster.write(expected, state) }
+                }
+            }
+        };
+        self.cluster.step(index, event);
+    }
+
+    /// A node's connection breaks: its requests are answered with a shrug, and may be done now, later or never.
+    fn break_connection(&mut self, index: usize) {
+        let requests = std::mem::take(&mut self.cluster.nodes[index].requests);
+        for request in requests {
+            if let Request::Write { expected, state } = &request {
+                if self.chance.percent(40) {
+                    self.cluster.write(*expected, state.clone());
+                } else {
+                    self.strays.push(request);
+                }
+                self.cluster.step(index, Event::StateWritten { outcome: WriteOutcome::Unknown });
+            }
+        }
+    }
+
+    fn stray(&mut self) {
+        if !self.strays.is_empty() {
+            let index = self.chance.index(self.strays.len());
+            if let Request::Write { expected, state } = self.strays.swap_remove(index) {
+                self.cluster.write(expected, state);
+            }
+        }
+    }
+
+    /// A watch catches up, by one state or by all, or shows something old once more.
+    fn watch(&mut self, index: usize) {
+        let newest = self.cluster.states.len() - 1;
+        let shown = if self.chance.percent(10) {
+            newest.saturating_sub(self.chance.index(3))
+        } else if self.chance.percent(30) {
+            (self.watched[index] + 1).min(newest)
+        } else {
+            newest
+        };
+        self.watched[index] = self.watched[index].max(shown);
+        self.cluster.observe(index, shown);
+    }
+
+    fn crash(&mut self, index: usize) {
+        let node = &mut self.cluster.nodes[index];
+        if node.replica.is_some() {
+            let unsynced = node.disk.entries.len() - node.disk.durable;
+            let requests = std::mem::take(&mut node.requests);
+            self.strays
+                .extend(requests.into_iter().filter(|request| matches!(request, Request::Write { .. })));
+            let kept = self.chance.index(unsynced + 1);
+            self.cluster.crash(index, kept);
+        }
+    }
+
+    fn restart(&mut self, index: usize) {
+        if self.cluster.nodes[index].replica.is_none() {
+            self.watched[index] = self.cluster.states.len().saturating_sub(1 + self.chance.index(2));
+            self.cluster.start(index);
+        }
+    }
+
+    /// A disk is lost, where another one surely has all that was committed.
+    fn wipe(&mut self, index: usize) {
+        let is_writing = |node: &crate::cluster::Node| !node.requests.is_empty();
+        let is_quiet = self.strays.is_empty() && !self.cluster.nodes.iter().any(is_writing);
+        let state = &self.cluster.state().state;
+        let mut others = self.cluster.nodes.iter().enumerate().filter(|(other, _)| *other != index);
+        let has_heir = others.any(|(_, node)| state.may_lead(node.member()));
+        if is_quiet && has_heir && state.epoch.0 > 0 {
+            self.crash(index);
+            self.cluster.wipe(index);
+        }
+    }
+
+    /// Ends all faults: within ten seconds the cluster leads, follows, commits and is complete.
+    fn mend(&mut self) {
+        self.cluster.is_prompt = true;
+        for index in 0..self.cluster.nodes.len() {
+            let node = &mut self.cluster.nodes[index];
+            node.is_isolated = false;
+            node.is_slow = false;
+            node.link = Link::Up;
+            node.clock_rate = 1000;
+            node.paused_until = 0;
+            if node.replica.is_none() {
+                self.cluster.start(index);
+            } else {
+                while !self.cluster.nodes[index].requests.is_empty() {
+                    self.serve(index);
+                }
+                let event = sync(&mut self.cluster.nodes[index]);
+                self.cluster.step(index, event);
+                let event = apply(&mut self.cluster.nodes[index]);
+                self.cluster.step(index, event);
+            }
+        }
+        self.cluster.settle_watches();
+        self.cluster.advance(10_000, true);
+        let before = self.cluster.checker.committed.len();
+        self.propose();
+        self.cluster.advance(1000, true);
+        let state = &self.cluster.state().state;
+        let all: Vec<Member> = self.cluster.nodes.iter().map(crate::cluster::Node::member).collect();
+        assert!(
+            all.iter().all(|member| state.in_sync.contains(member)),
+            "invariant 17: not all are in sync: {state:?}"
+        );
+        assert!(state.eligible.is_empty(), "with everybody in sync nobody else is eligible");
+        assert!(self.cluster.checker.committed.len() > before, "invariant 17: nothing is committed any more");
+        let committed = self.cluster.checker.committed.len();
+        for node in &self.cluster.nodes {
+            assert_eq!(node.disk.applied, committed, "invariant 17: {} lags", node.name);
+        }
+        let leads = |node: &&crate::cluster::Node| {
+            node.replica.as_ref().is_some_and(|one| one.role() == RoleName::Leader)
+        };
+        assert_eq!(self.cluster.nodes.iter().filter(leads).count(), 1, "invariant 17: one leader");
+    }
+}
+
+/// What came of a walk: for comparing two of them.
+fn walk(seed: u64) -> (u64, usize, String) {
+    let mut walk = Walk::new(seed);
+    let mut digest = 0_u64;
+    for _ in 0..STEPS {
+        walk.step();
+        for line in walk.cluster.trace.drain(..) {
+            digest = line.bytes().fold(digest, |digest, byte| digest.rotate_left(5) ^ u64::from(byte));
+        }
+    }
+    walk.mend();
+    let epoch = walk.cluster.state().state.epoch;
+    (digest, walk.cluster.checker.committed.len(), epoch.to_string())
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap())
+}
+
+#[test]
+fn random_walks_keep_every_invariant() {
+    let one = from_environment("PADDOCK_WALK_SEED");
+    let walks = from_environment("PADDOCK_WALKS").unwrap_or(WALKS);
+    let seeds = one.map_or(0..walks, |seed| seed..seed + 1);
+    let (mut committed, mut epochs) = (0, 0);
+    for seed in seeds {
+        let result = std::panic::catch_unwind(|| walk(seed));
+        let Ok((_, entries, epoch)) = result else {
+            panic!("PADDOCK_WALK_SEED={seed} breaks an invariant, see above")
+        };
+        committed += entries;
+        epochs += epoch.parse::<u64>().unwrap();
+    }
+    println!("{committed} entries committed in {epochs} epochs");
+    assert!(one.is_some() || committed as u64 > walks * 20, "the walks got too little done to say anything");
+    assert!(one.is_some() || epochs > walks * 3, "the walks saw too few leaders to say anything");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_walk() {
+    assert_eq!(walk(7), walk(7));
+    assert_ne!(walk(7).0, walk(8).0);
+}

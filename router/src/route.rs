@@ -1,0 +1,344 @@
+//! [`Routes`]: gets one operation done, wherever the cluster says that it belongs.
+//!
+//! key → slot → partition → leader, by the view in force. Strong reads, writes and range reads go to the
+//! leader; eventual reads are spread over the live in-sync followers, and go to the leader where there is
+//! none. What certainly was not done is tried again until the deadline: at the leader that a NOT_LEADER
+//! names (if the view knows that node as live), else after the next change of the view or a short pause.
+//!
+//! A write whose outcome is unknown is never tried again: it would be done twice. Its failure says so.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use paddock_coordination::slots::Slot;
+use paddock_coordination::{Member, NodeId, PartitionId};
+use paddock_proto::v1::{self, ErrorReason, Outcome, operation, outcome};
+use tokio::time::{Instant, sleep_until};
+
+use crate::errors::{Failure, WriteFate};
+use crate::link::LinkError;
+use crate::map::{View, Views};
+use crate::metrics::Metrics;
+use crate::node::Node;
+
+/// The pause before the first retry that has nothing better to wait for; it doubles from there.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+
+/// The longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// So many NOT_LEADER hints are followed in a row without a pause: two nodes that name each other must not
+/// make us spin.
+const HINTS_IN_A_ROW_MAX: u32 = 3;
+
+/// Where an operation belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// With the partition that holds the key's slot.
+    Key(Bytes),
+    /// With this partition.
+    Partition(PartitionId),
+}
+
+/// Who may do an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// The leader only.
+    Leader,
+    /// Any live in-sync replica, followers first.
+    AnyReplica,
+}
+
+/// One operation to get done.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Where it belongs.
+    pub place: Place,
+    /// Who may do it.
+    pub server: Server,
+    /// What is to be done, in the exchange's words: the router passes it on as it is.
+    pub kind: operation::Kind,
+}
+
+impl Job {
+    /// True if doing it twice would not be the same as doing it once.
+    #[must_use]
+    pub fn is_write(&self) -> bool {
+        matches!(self.kind, operation::Kind::Write(_))
+    }
+}
+
+/// An operation that was done, or at least answered without failure.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// What came of it.
+    pub outcome: outcome::Kind,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The epoch of the leader that the answering replica followed, or led in.
+    pub leader_epoch: u64,
+    /// Who answered.
+    pub served_by: NodeId,
+}
+
+/// How an attempt failed.
+enum Setback {
+    /// For good.
+    Final(Failure),
+    /// It certainly changed nothing: it may be tried again, perhaps at the leader that was named.
+    Again { why: String, leader: Option<NodeId> },
+}
+
+/// The way to the partitions.
+pub struct Routes {
+    views: Arc<Views>,
+    metrics: Arc<Metrics>,
+    /// Spreads eventual reads.
+    turn: AtomicUsize,
+}
+
+impl Routes {
+    /// By these views.
+    #[must_use]
+    pub fn new(views: Arc<Views>, metrics: Arc<Metrics>) -> Self {
+        Routes { views, metrics, turn: AtomicUsize::new(0) }
+    }
+
+    /// The views.
+    #[must_use]
+    pub fn views(&self) -> &Views {
+        &self.views
+    }
+
+    /// Gets an operation done before the deadline.
+    ///
+    /// # Errors
+    /// Why it was not done, or (for a write) that nothing is known of it.
+    pub async fn perform(&self, job: &Job, deadline: Instant) -> Result<Answer, Failure> {
+        let mut named_leader = None;
+        let mut hints_in_a_row = 0;
+        let mut attempts = 0_u32;
+        let mut pause = PAUSE_MIN;
+        loop {
+            // Before the view is loaded, so that no change is missed.
+            let seen = self.views.bell().seen();
+            let view = self.views.load();
+            let (why, leader) = match self.attempt(&view, job, named_leader.take(), attempts, deadline).await
+            {
+                Ok(answer) => return Ok(answer),
+                Err(Setback::Final(failure)) => return Err(failure),
+                Err(Setback::Again { why, leader }) => (why, leader),
+            };
+            attempts = attempts.saturating_add(1);
+            if Instant::now() >= deadline {
+                return Err(expired_between_attempts(job, &why));
+            }
+            self.metrics.forward_retries.inc();
+            if leader.is_some() && hints_in_a_row < HINTS_IN_A_ROW_MAX {
+                hints_in_a_row += 1;
+                named_leader = leader;
+                continue;
+            }
+            hints_in_a_row = 0;
+            tokio::select! {
+                () = self.views.bell().rung_since(seen) => {}
+                () = sleep_until(deadline.min(Instant::now() + pause)) => {}
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+            if Instant::now() >= deadline {
+                return Err(expired_between_attempts(job, &why));
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        view: &View,
+        job: &Job,
+        named_leader: Option<NodeId>,
+        attempts: u32,
+        deadline: Instant,
+    ) -> Result<Answer, Setback> {
+        let partition = partition_of(view, &job.place)?;
+        let node = self.choose(view, job.server, partition, named_leader, attempts)?;
+        let performing = node.link(partition).perform(partition, job.kind.clone(), deadline);
+        let performed = if job.is_write() {
+            performing.await
+        } else {
+            tokio::select! {
+                biased;
+                performed = performing => performed,
+                () = self.leader_changes(view.leader(partition), partition, node.id()) => {
+                    let why = format!("partition {partition}: node {} no longer leads", node.id());
+                    return Err(Setback::Again { why, leader: None });
+                }
+            }
+        };
+        let Outcome { leader_epoch, kind, .. } = performed.map_err(|error| after_link_error(job, &error))?;
+        match kind {
+            Some(outcome::Kind::Failure(failure)) => {
+                Err(after_failure(&self.views.load(), job, node.id(), failure, leader_epoch))
+            }
+            Some(outcome) => Ok(Answer { outcome, partition, leader_epoch, served_by: node.id() }),
+            None => Err(Setback::Final(nonsense(job, node.id()))),
+        }
+    }
+
+    /// Resolves when the map names another leader than it did, and not the node that is being asked: a read
+    /// need not wait for a node that stalled after all others went on. (A write does: it may have happened.)
+    async fn leader_changes(&self, before: Option<Member>, partition: PartitionId, asked: NodeId) {
+        loop {
+            let seen = self.views.bell().seen();
+            let leader = self.views.load().leader(partition);
+            if leader != before && leader.is_some_and(|leader| leader.node != asked) {
+                return;
+            }
+            self.views.bell().rung_since(seen).await;
+        }
+    }
+
+    /// Whom to ask: only who is in the view.
+    fn choose<'view>(
+        &self,
+        view: &'view View,
+        server: Server,
+        partition: PartitionId,
+        named_leader: Option<NodeId>,
+        attempts: u32,
+    ) -> Result<&'view Arc<Node>, Setback> {
+        // A follower that let us down is not asked again: the leader is.
+        if server == Server::AnyReplica
+            && attempts == 0
+            && let Some(follower) = self.choose_follower(view, partition)
+        {
+            return Ok(follower);
+        }
+        let again = |why| Setback::Again { why, leader: None };
+        if let Some(node) = named_leader.and_then(|named| view.nodes.get(&named)) {
+            return Ok(node);
+        }
+        let leader =
+            view.leader(partition).ok_or_else(|| again(format!("partition {partition} has no leader")))?;
+        view.nodes.get(&leader.node).ok_or_else(|| {
+            again(format!(
+                "partition {partition}: its leader, node {}, is not registered as live",
+                leader.node
+            ))
+        })
+    }
+
+    /// One of the in-sync followers that can be reached, each in its turn.
+    fn choose_follower<'view>(&self, view: &'view View, partition: PartitionId) -> Option<&'view Arc<Node>> {
+        let state = &view.map.partitions.get(&partition)?.state;
+        let followers: Vec<&Arc<Node>> = state
+            .in_sync
+            .iter()
+            .filter(|member| state.leader.is_none_or(|leader| leader.node != member.node))
+            .filter_map(|member| view.nodes.get(&member.node))
+            .filter(|node| node.link(partition).is_up())
+            .collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        followers.get(turn.checked_rem(followers.len())?).copied()
+    }
+}
+
+/// The partition of a place, by the view.
+fn partition_of(view: &View, place: &Place) -> Result<PartitionId, Setback> {
+    match place {
+        Place::Partition(partition) => Ok(*partition),
+        Place::Key(key) => {
+            view.map.slots.as_ref().and_then(|slots| slots.lookup(Slot::of(key))).ok_or_else(|| {
+                let why = view.refusal.clone();
+                Setback::Again {
+                    why: why.unwrap_or_else(|| "the cluster's partitions are not placed yet".to_owned()),
+                    leader: None,
+                }
+            })
+        }
+    }
+}
+
+/// What a link's error means for a job.
+fn after_link_error(job: &Job, error: &LinkError) -> Setback {
+    let is_write = job.is_write();
+    let of_job = |failure: Failure, fate| if is_write { failure.of_write(fate) } else { failure };
+    match error {
+        LinkError::NotSent(why) => Setback::Again { why: why.to_string(), leader: None },
+        LinkError::Lost(why) if !is_write => Setback::Again { why: why.to_string(), leader: None },
+        LinkError::Lost(why) => Setback::Final(
+            Failure::new(
+                ErrorReason::ConnectionLostUnknownOutcome,
+                format!("the write may have happened, or may still: {why}"),
+            )
+            .of_write(WriteFate::Unknown),
+        ),
+        LinkError::Overloaded { .. } => Setback::Final(of_job(
+            Failure::new(ErrorReason::Overloaded, error.to_string()),
+            WriteFate::NotApplied,
+        )),
+        LinkError::Expired { handed: true } if is_write => Setback::Final(
+            Failure::new(
+                ErrorReason::DeadlineExceeded,
+                "the deadline passed while the write was under way: it may have happened, or may still",
+            )
+            .of_write(WriteFate::Unknown),
+        ),
+        LinkError::Expired { handed } => {
+            let message = if *handed {
+                "the deadline passed while the partition server was at it"
+            } else {
+                "the deadline passed before the operation could be sent"
+            };
+            Setback::Final(of_job(
+                Failure::new(ErrorReason::DeadlineExceeded, message),
+                WriteFate::NotApplied,
+            ))
+        }
+    }
+}
+
+/// What a partition server's failure means for a job. `view` is the present one.
+fn after_failure(
+    view: &View,
+    job: &Job,
+    answered_by: NodeId,
+    failure: v1::Failure,
+    leader_epoch: u64,
+) -> Setback {
+    let reason = failure.reason();
+    let may_have_happened = job.is_write() && failure.outcome_unknown;
+    let elsewhere_or_later = match reason {
+        ErrorReason::NotLeader | ErrorReason::PartitionUnavailable | ErrorReason::WrongNode => true,
+        ErrorReason::LeaderChangedUnknownOutcome | ErrorReason::ConnectionLostUnknownOutcome => {
+            !job.is_write()
+        }
+        _ => false,
+    };
+    if may_have_happened || !elsewhere_or_later {
+        return Setback::Final(Failure::from_partition(failure, leader_epoch, job.is_write()));
+    }
+    let leader = failure
+        .leader_node_id
+        .parse::<NodeId>()
+        .ok()
+        .filter(|leader| *leader != answered_by && view.nodes.contains_key(leader));
+    Setback::Again { why: format!("node {answered_by} answered: {}", failure.message), leader }
+}
+
+/// For an outcome that says nothing.
+fn nonsense(job: &Job, node: NodeId) -> Failure {
+    let failure = Failure::new(
+        ErrorReason::Internal,
+        format!("node {node} sent an outcome that this router cannot read"),
+    );
+    if job.is_write() { failure.of_write(WriteFate::Unknown) } else { failure }
+}
+
+/// Every attempt so far certainly changed nothing.
+fn expired_between_attempts(job: &Job, why: &str) -> Failure {
+    let failure =
+        Failure::new(ErrorReason::DeadlineExceeded, format!("the deadline passed, nothing was done: {why}"));
+    if job.is_write() { failure.of_write(WriteFate::NotApplied) } else { failure }
+}

@@ -1,0 +1,199 @@
+//! Who gets which operation, and what happens when that is not clear.
+
+use std::time::Duration;
+
+use paddock_coordination::{Epoch, NodeId};
+use paddock_proto::v1::{DeleteRequest, ErrorReason, outcome};
+use tonic::Code;
+use tonic_types::StatusExt;
+use ulid::Ulid;
+
+use crate::cluster::{Cluster, eventual_get, get, key_in, keys_in, put, reason, soon, within, write_outcome};
+use crate::fake::{Reply, failure, key_of, not_leader};
+
+#[tokio::test]
+async fn an_operation_goes_to_the_leader_of_its_keys_slot() {
+    let mut cluster = Cluster::start(2).await;
+    for partition in 0..2 {
+        for key in keys_in(partition).take(10) {
+            let answer = cluster.client.put(put(&key)).await.unwrap().into_inner();
+            let meta = answer.meta.unwrap();
+            assert_eq!((meta.partition_id, meta.leader_epoch), (partition, 7));
+            assert_eq!(meta.served_by, cluster.nodes[partition as usize].id.to_string());
+            let record = cluster.client.get(get(&key)).await.unwrap().into_inner().record.unwrap();
+            assert_eq!(record.value, key);
+        }
+        let arrivals = cluster.nodes[partition as usize].arrivals();
+        assert_eq!(arrivals.len(), 20);
+        assert!(arrivals.iter().all(|operation| operation.partition_id == partition));
+    }
+    let delete = DeleteRequest { key: key_in(0), ..DeleteRequest::default() };
+    let deleted = cluster.client.delete(delete).await.unwrap().into_inner();
+    assert!(deleted.deleted && deleted.version > 0);
+}
+
+#[tokio::test]
+async fn keys_are_any_bytes() {
+    let mut cluster = Cluster::start(1).await;
+    for key in [&b"\0"[..], b"a/b//c", b"\xff\xfe\0", b"{", &[b'k'; 4096]] {
+        let key = bytes::Bytes::copy_from_slice(key);
+        let record = cluster.client.get(get(&key)).await.unwrap().into_inner().record.unwrap();
+        assert_eq!(record.key, key);
+    }
+}
+
+#[tokio::test]
+async fn a_named_leader_is_followed() {
+    let mut cluster = Cluster::start(2).await;
+    let second = cluster.nodes[1].id;
+    cluster.nodes[0].script(move |_| Reply::With(not_leader(Some(second))));
+    let answer = cluster.client.put(put(&key_in(0))).await.unwrap().into_inner();
+    assert_eq!(answer.meta.unwrap().served_by, second.to_string());
+    assert_eq!((cluster.nodes[0].arrivals().len(), cluster.nodes[1].arrivals().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_named_leader_that_the_map_does_not_know_is_not_followed() {
+    let mut cluster = Cluster::start(1).await;
+    let mut answers = 0;
+    cluster.nodes[0].script(move |_| {
+        answers += 1;
+        if answers < 3 { Reply::With(not_leader(Some(NodeId(Ulid::generate())))) } else { Reply::Healthy }
+    });
+    cluster.client.put(put(&key_in(0))).await.unwrap();
+    assert_eq!(cluster.nodes[0].arrivals().len(), 3);
+}
+
+#[tokio::test]
+async fn two_nodes_that_name_each_other_do_not_outlast_the_deadline() {
+    let mut cluster = Cluster::start(2).await;
+    let (first, second) = (cluster.nodes[0].id, cluster.nodes[1].id);
+    cluster.nodes[0].script(move |_| Reply::With(not_leader(Some(second))));
+    cluster.nodes[1].script(move |_| Reply::With(not_leader(Some(first))));
+    let request = within(Duration::from_secs(1), put(&key_in(0)));
+    let status = soon(cluster.client.put(request)).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert_eq!(write_outcome(&status).as_deref(), Some("not_applied"));
+    let attempts = cluster.nodes[0].arrivals().len() + cluster.nodes[1].arrivals().len();
+    assert!(attempts < 500, "{attempts} attempts in a second is spinning");
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_leader() {
+    let mut cluster = Cluster::start(1).await;
+    let leader = cluster.member(0);
+    cluster.change_state(0, |state| state.leader = None).await;
+    cluster.view_is(|view| view.leader(paddock_coordination::PartitionId(0)).is_none()).await;
+
+    let mut client = cluster.client.clone();
+    let waiting = tokio::spawn(async move { client.put(put(&key_in(0))).await });
+    let short = within(Duration::from_millis(500), put(&key_in(0)));
+    let status = soon(cluster.client.put(short)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
+    assert_eq!(write_outcome(&status).as_deref(), Some("not_applied"));
+    assert!(status.message().contains("partition 0 has no leader"), "{status}");
+    assert_eq!(cluster.nodes[0].arrivals().len(), 0);
+
+    cluster
+        .change_state(0, |state| {
+            state.leader = Some(leader);
+            state.epoch = Epoch(8);
+        })
+        .await;
+    soon(waiting).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_partition_that_cannot_serve_now_is_asked_again() {
+    let mut cluster = Cluster::start(1).await;
+    let mut answers = 0;
+    cluster.nodes[0].script(move |_| {
+        answers += 1;
+        match answers {
+            1 => Reply::With(failure(ErrorReason::PartitionUnavailable, false)),
+            _ => Reply::Healthy,
+        }
+    });
+    cluster.client.put(put(&key_in(0))).await.unwrap();
+    assert_eq!(cluster.nodes[0].arrivals().len(), 2);
+}
+
+#[tokio::test]
+async fn the_deadline_travels_with_the_operation() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.client.get(within(Duration::from_secs(3), get(&key_in(0)))).await.unwrap();
+    cluster.client.get(get(&key_in(0))).await.unwrap();
+    cluster.client.get(within(Duration::from_secs(3_600), get(&key_in(0)))).await.unwrap();
+    let timeouts: Vec<u32> =
+        cluster.nodes[0].arrivals().iter().map(|operation| operation.timeout_ms).collect();
+    assert!((1..3_000).contains(&timeouts[0]), "{timeouts:?}");
+    assert!((1..5_000).contains(&timeouts[1]), "the default: {timeouts:?}");
+    assert!((30_000..60_000).contains(&timeouts[2]), "the cap: {timeouts:?}");
+}
+
+#[tokio::test]
+async fn eventual_reads_are_spread_over_the_followers() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.view_is(|view| view.nodes.values().all(|node| node.links_up() == 2)).await;
+    let key = key_in(0);
+    for _ in 0..10 {
+        cluster.client.get(eventual_get(&key)).await.unwrap();
+    }
+    let arrivals: Vec<usize> = cluster.nodes.iter().map(|node| node.arrivals_of(&key)).collect();
+    assert_eq!(arrivals, [0, 5, 5]);
+
+    // A follower that fails is not insisted upon.
+    for node in &cluster.nodes[1..] {
+        node.script(|_| Reply::With(failure(ErrorReason::PartitionUnavailable, false)));
+    }
+    let answer = cluster.client.get(eventual_get(&key)).await.unwrap().into_inner();
+    assert_eq!(answer.meta.unwrap().served_by, cluster.nodes[0].id.to_string());
+}
+
+#[tokio::test]
+async fn eventual_reads_go_to_the_leader_where_no_follower_is_in_sync() {
+    let mut cluster = Cluster::start(2).await;
+    let leader = cluster.member(0);
+    cluster.change_state(0, |state| state.in_sync = vec![leader]).await;
+    let shrunk = |view: &paddock_router::map::View| {
+        view.map.partitions.values().any(|partition| partition.state.in_sync.len() == 1)
+    };
+    cluster.view_is(shrunk).await;
+    let answer = cluster.client.get(eventual_get(&key_in(0))).await.unwrap().into_inner();
+    assert_eq!(answer.meta.unwrap().served_by, cluster.nodes[0].id.to_string());
+}
+
+#[tokio::test]
+async fn refusals_of_the_partition_reach_the_caller_with_their_details() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.nodes[0].script(|operation| {
+        let key = key_of(operation).to_vec();
+        let mut kind = failure(ErrorReason::PreconditionFailed, false);
+        if key == b"full" {
+            kind = failure(ErrorReason::DiskFull, false);
+        }
+        if let outcome::Kind::Failure(failure) = &mut kind {
+            failure.current_version = 42;
+        }
+        Reply::With(kind)
+    });
+    let status = cluster.client.put(put(&"guarded".into())).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!((info.reason.as_str(), info.domain.as_str()), ("PRECONDITION_FAILED", "paddockdb"));
+    assert_eq!(info.metadata["current_version"], "42");
+    assert_eq!(info.metadata["write_outcome"], "not_applied");
+
+    let status = cluster.client.put(put(&"full".into())).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "DISK_FULL"));
+    assert_eq!(cluster.nodes[0].arrivals().len(), 2, "neither is tried again");
+}
+
+#[tokio::test]
+async fn a_missing_record_is_not_found() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.nodes[0].script(|_| Reply::With(outcome::Kind::Read(Default::default())));
+    let status = cluster.client.get(get(&key_in(0))).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "KEY_NOT_FOUND"));
+    assert_eq!(write_outcome(&status), None);
+}

@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+"""Chaos on real processes: a cluster is killed, frozen and healed at random while it is written and read, and must
+not lose, double or roll back anything that it acknowledged.
+
+  scripts/chaos.py                          one minute, with a seed of its own
+  scripts/chaos.py --seed 7 --seconds 300   these faults again, in this order, for longer
+
+The load, client/examples/chaos_load.rs, knows what every read may show. The seed decides on the faults, their victims
+and their times; what they hit is up to the machine, so that a failure may take a few runs to show again. It prints the
+seed and every fault, keeps the logs of a run that failed, and ends with 'N passed, N failed'.
+"""
+
+import argparse
+import collections
+import heapq
+import json
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from cluster import ROOT, Cluster, ClusterError, default_binary, wait_until
+
+WRITERS = 8
+READERS = 4
+
+HEALTHY_SECONDS = 20
+"""Within this time after the last fault the cluster must be healthy, with every replica in sync."""
+
+VERIFY_SECONDS = 90
+"""How long the load may take to read everything back."""
+
+GAP_SECONDS = (0.3, 2.5)
+"""Between two faults. They may overlap."""
+
+
+class Failed(Exception):
+    """The cluster did something that it must never do."""
+
+
+class Load:
+    """The process that writes, reads and judges."""
+
+    def __init__(self, binary, cluster, seed, work):
+        self.log = work / "load.log"
+        self.output = []
+        with open(self.log, "wb") as errors:
+            self.child = subprocess.Popen(
+                [binary, cluster.endpoint, str(seed), str(WRITERS), str(READERS)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.child.stdout:
+            self.output.append(line.strip())
+            if line.startswith("VIOLATION"):
+                print(f"     {line.strip()}", flush=True)
+
+    def is_ready(self):
+        self.check()
+        return "READY" in self.output
+
+    def check(self):
+        if self.child.poll() is not None:
+            raise Failed(f"the load ended with {self.child.returncode}: {self.log.read_text(errors='replace')}")
+
+    def finish(self):
+        """Lets it read everything back; returns its figures."""
+        self.child.stdin.close()
+        self.child.wait(VERIFY_SECONDS)
+        self.reader.join()
+        violations = [line for line in self.output if line.startswith("VIOLATION")]
+        if violations:
+            raise Failed(f"{len(violations)} violations, the first: {violations[0]}")
+        if self.child.returncode != 0:
+            raise Failed(f"the load ended with {self.child.returncode}: {self.log.read_text(errors='replace')}")
+        return json.loads(self.output[-1])
+
+
+class Chaos:
+    """Does things to processes, and undoes them later."""
+
+    def __init__(self, cluster, seed):
+        self.cluster = cluster
+        self.random = random.Random(seed)
+        self.began = time.monotonic()
+        self.hurt = set()
+        self.heals = []
+        self.count = collections.Counter()
+        self.faults = [
+            (5, self.kill_leader), (4, self.kill_any), (5, self.freeze_leader), (4, self.freeze_any),
+            (2, self.freeze_zookeeper), (2, self.kill_zookeeper), (2, self.freeze_router), (1, self.kill_router),
+            (1, self.kill_all),
+        ]
+
+    def say(self, what):
+        print(f"{time.monotonic() - self.began:7.2f} s  {what}", flush=True)
+
+    def run(self, seconds, load):
+        end = self.began + seconds
+        while time.monotonic() < end:
+            weights, faults = zip(*self.faults)
+            self.random.choices(faults, weights)[0]()
+            self.wait(self.random.uniform(*GAP_SECONDS), load)
+        while self.heals:
+            self.wait(0.05, load)
+
+    def wait(self, seconds, load):
+        """Sleeps, heals what is due, and looks whether anything died that nobody killed."""
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until or (self.heals and self.heals[0][0] <= now):
+            if self.heals and self.heals[0][0] <= now:
+                _, _, process, heal = heapq.heappop(self.heals)
+                heal()
+                self.hurt.discard(process.name)
+            for process in self.cluster.processes():
+                process.check()
+            load.check()
+            time.sleep(0.01)
+
+    def later(self, seconds, process, heal):
+        self.hurt.add(process.name)
+        heapq.heappush(self.heals, (time.monotonic() + seconds, len(self.hurt) + time.monotonic(), process, heal))
+
+    def kill(self, process, seconds):
+        if process.name in self.hurt:
+            return
+        self.count["kill"] += 1
+        self.say(f"kill -9 {process.name} for {seconds:.2f} s")
+        process.kill()
+        self.later(seconds, process, process.start)
+
+    def freeze(self, process, seconds):
+        if process.name in self.hurt:
+            return
+        self.count["freeze"] += 1
+        self.say(f"freeze {process.name} for {seconds:.2f} s")
+        process.signal(signal.SIGSTOP)
+        self.later(seconds, process, lambda: process.signal(signal.SIGCONT))
+
+    def leader(self):
+        """The process that leads a random partition; any server, where nobody knows."""
+        number = self.random.randrange(2)
+        any_server = self.random.choice(self.cluster.nodes)
+        try:
+            result = self.cluster.run("--timeout-seconds", "1", "partitions", "-o", "json", check=False, timeout=2)
+            if result.returncode != 0:
+                return any_server
+            return self.cluster.node_process(json.loads(result.stdout)["partitions"][number]["leader_node_id"])
+        except (ClusterError, subprocess.TimeoutExpired, IndexError):
+            return any_server
+
+    def kill_leader(self):
+        seconds = self.random.choice([0, self.random.uniform(0, 3)])
+        self.kill(self.leader(), seconds)
+
+    def kill_any(self):
+        self.kill(self.random.choice(self.cluster.nodes), self.random.uniform(0, 3))
+
+    def freeze_leader(self):
+        seconds = self.random.choice([self.random.uniform(0.1, 1.5), self.random.uniform(0.1, 5)])
+        self.freeze(self.leader(), seconds)
+
+    def freeze_any(self):
+        # The longer ones outlast its session with ZooKeeper.
+        self.freeze(self.random.choice(self.cluster.nodes), self.random.choice([self.random.uniform(0.1, 5), 9]))
+
+    def freeze_zookeeper(self):
+        self.freeze(self.cluster.zookeeper, self.random.choice([self.random.uniform(0.1, 5), 10]))
+
+    def kill_zookeeper(self):
+        self.kill(self.cluster.zookeeper, self.random.choice([0, self.random.uniform(0, 4), 10]))
+
+    def freeze_router(self):
+        self.freeze(self.cluster.router, self.random.uniform(0.1, 3))
+
+    def kill_router(self):
+        self.kill(self.cluster.router, self.random.uniform(0, 1))
+
+    def kill_all(self):
+        seconds = self.random.uniform(0, 2)
+        for node in self.cluster.nodes:
+            self.kill(node, seconds + self.random.uniform(0, 0.5))
+
+
+def replicas_agree(cluster):
+    """True if all replicas of each partition are as far, and hold as many records."""
+    found = cluster.json("partitions", check=False)
+    if not found:
+        return False
+    for partition in found["partitions"]:
+        states = {
+            tuple(replica[name] for name in ("last_sequence", "committed_sequence", "applied_sequence", "record_count"))
+            for replica in partition["replicas"]
+        }
+        if len(states) != 1 or len(partition["replicas"]) != 2:
+            return False
+    return True
+
+
+def no_panics(cluster):
+    for process in cluster.processes():
+        text = process.log.read_text(errors="replace")
+        if "panicked" in text:
+            raise Failed(f"{process.name} panicked: {process.log}")
+
+
+def episode(work, arguments, seed):
+    """One cluster, from its start through all its faults to its end. Returns the figures."""
+    cluster = Cluster(work / "cluster", arguments.paddock or default_binary())
+    load = None
+    chaos = None
+    try:
+        cluster.start()
+        load = Load(arguments.load, cluster, seed, work)
+        wait_until("the load begins", load.is_ready)
+        chaos = Chaos(cluster, seed)
+        chaos.run(arguments.seconds, load)
+        healed = time.monotonic()
+        wait_until("the cluster is healthy after the last fault", cluster.healthy, HEALTHY_SECONDS)
+        chaos.say(f"healthy {time.monotonic() - healed:.1f} s after the last fault")
+        figures = load.finish()
+        wait_until("the replicas agree", lambda: replicas_agree(cluster), HEALTHY_SECONDS)
+        no_panics(cluster)
+        stubborn = cluster.stop()
+        if stubborn:
+            raise Failed(f"had to be killed in the end: {', '.join(stubborn)}")
+        return figures | {"faults": dict(chaos.count)}
+    finally:
+        if load is not None and load.child.poll() is None:
+            load.child.kill()
+        for process in cluster.processes():
+            if process.child is not None and process.child.poll() is None:
+                process.signal(signal.SIGCONT)
+        cluster.stop()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, help="decides on the faults (a random one)")
+    parser.add_argument("--seconds", type=float, default=60, help="how long one run does harm (60)")
+    parser.add_argument("--runs", type=int, default=1, help="how many runs, each with the next seed (1)")
+    parser.add_argument("--paddock", help="the command to test (the newest in target/)")
+    parser.add_argument("--load", default=ROOT / "target" / "debug" / "examples" / "chaos_load",
+                        help="cargo build -p paddock-client --example chaos_load")
+    arguments = parser.parse_args()
+    first = arguments.seed if arguments.seed is not None else random.randrange(1_000_000)
+    failed = 0
+    for seed in range(first, first + arguments.runs):
+        print(f"seed {seed}: scripts/chaos.py --seed {seed} --seconds {arguments.seconds:g}", flush=True)
+        work = pathlib.Path(tempfile.mkdtemp(prefix="paddock-chaos-"))
+        try:
+            print(f"ok   seed {seed}: {json.dumps(episode(work, arguments, seed))}", flush=True)
+            shutil.rmtree(work)
+        except (Failed, ClusterError, OSError, subprocess.SubprocessError) as error:
+            failed += 1
+            print(f"FAIL seed {seed}: {error}\n     logs: {work}", flush=True)
+    print(f"{arguments.runs - failed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

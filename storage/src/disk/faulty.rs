@@ -1,0 +1,504 @@
+//! A disk in memory that behaves as badly as a real one may, on demand and reproducibly.
+//!
+//! - What was not fsynced is lost in a crash, kept, or torn sector by sector: see [`Unsynced`].
+//! - A name (of a file made, renamed or removed, of a directory) lasts for certain only once its directory was fsynced,
+//!   and all above it were.
+//! - Every call that changes something is counted; the n-th fails if told so, and from then on perhaps all.
+//! - A failed fsync drops what it was to make durable, while reads still show it: as kernels do.
+//! - It has room for so many bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Disk, DiskFile, DiskLock};
+
+/// What a crash tears apart.
+const SECTOR_BYTES: usize = 512;
+
+/// A call that is to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which changing call, from 1 on, counted since the disk was made.
+    pub call: u64,
+    /// What it answers.
+    pub kind: io::ErrorKind,
+    /// Whether all calls after it fail, too.
+    pub lasting: bool,
+}
+
+/// What a crash does to writes that were not fsynced, and to names whose directory was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsynced {
+    /// All are lost.
+    Lost,
+    /// All had reached the disk anyway.
+    Kept,
+    /// Each sector of each write, and each name of a file, is lost or kept, as the seed decides.
+    Torn {
+        /// The same seed tears the same way.
+        seed: u64,
+    },
+}
+
+/// A disk in memory that loses, tears, fails and fills up. Clones are the same disk.
+#[derive(Clone, Default)]
+pub struct FaultyDisk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    files: Names,
+    directories: BTreeSet<PathBuf>,
+    durable_files: Names,
+    durable_directories: BTreeSet<PathBuf>,
+    locked: BTreeSet<PathBuf>,
+    calls: u64,
+    fault: Option<Fault>,
+    capacity_bytes: Option<u64>,
+}
+
+type Names = BTreeMap<PathBuf, Arc<Mutex<Contents>>>;
+
+/// A file's bytes: as they are seen, as they are on the platter, and what lies between.
+#[derive(Clone, Default)]
+struct Contents {
+    seen: Vec<u8>,
+    durable: Vec<u8>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone)]
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    Length(usize),
+}
+
+impl FaultyDisk {
+    /// An empty disk without faults, where the directory `/` is.
+    #[must_use]
+    pub fn new() -> FaultyDisk {
+        let disk = FaultyDisk::default();
+        let mut state = disk.state.lock();
+        state.directories.insert(PathBuf::from("/"));
+        state.durable_directories.insert(PathBuf::from("/"));
+        drop(state);
+        disk
+    }
+
+    /// How many changing calls there were so far.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.state.lock().calls
+    }
+
+    /// Makes a call fail, or none from now on.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.state.lock().fault = fault;
+    }
+
+    /// Limits the bytes of all files together.
+    pub fn set_capacity_bytes(&self, capacity_bytes: Option<u64>) {
+        self.state.lock().capacity_bytes = capacity_bytes;
+    }
+
+    /// Bytes of all files together.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.state.lock().used_bytes()
+    }
+
+    /// The power fails, and faults are over. Drop every store on this disk first.
+    pub fn crash(&self, unsynced: Unsynced) {
+        let mut state = self.state.lock();
+        let mut dice = Dice(unsynced);
+        let directories = match unsynced {
+            Unsynced::Kept => state.directories.clone(),
+            Unsynced::Lost | Unsynced::Torn { .. } => state.reachable_directories(),
+        };
+        let files = state.names_after_crash(&directories, &mut dice);
+        for file in files.values() {
+            file.lock().crash(&mut dice);
+        }
+        state.fault = None;
+        state.locked.clear();
+        state.durable_directories.clone_from(&directories);
+        state.directories = directories;
+        state.durable_files.clone_from(&files);
+        state.files = files;
+    }
+
+    /// A copy that shares nothing with this disk.
+    #[must_use]
+    pub fn copy(&self) -> FaultyDisk {
+        let state = self.state.lock();
+        let files: Names = state.files.iter().map(detach).collect();
+        let durable_files =
+            state.durable_files.iter().map(|(path, file)| match (state.files.get(path), files.get(path)) {
+                (Some(seen), Some(copy)) if Arc::ptr_eq(seen, file) => (path.clone(), copy.clone()),
+                _ => detach((path, file)),
+            });
+        let copy = State {
+            durable_files: durable_files.collect(),
+            files,
+            directories: state.directories.clone(),
+            durable_directories: state.durable_directories.clone(),
+            capacity_bytes: state.capacity_bytes,
+            ..State::default()
+        };
+        FaultyDisk { state: Arc::new(Mutex::new(copy)) }
+    }
+
+    /// The files there are, in order.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.state.lock().files.keys().cloned().collect()
+    }
+
+    /// A file's bytes, as they are seen.
+    #[must_use]
+    pub fn bytes(&self, path: &Path) -> Option<Vec<u8>> {
+        let file = self.state.lock().files.get(path)?.clone();
+        let bytes = file.lock().seen.clone();
+        Some(bytes)
+    }
+
+    /// Replaces a file's bytes behind everybody's back, durably: rot.
+    pub fn set_bytes(&self, path: &Path, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        let contents = Contents { seen: bytes.to_vec(), durable: bytes.to_vec(), unsynced: Vec::new() };
+        let file = state.files.entry(path.to_path_buf()).or_default().clone();
+        *file.lock() = contents;
+        state.durable_files.insert(path.to_path_buf(), file);
+    }
+
+    /// Removes a file behind everybody's back, durably.
+    pub fn remove_durably(&self, path: &Path) {
+        let mut state = self.state.lock();
+        state.files.remove(path);
+        state.durable_files.remove(path);
+    }
+
+    /// Counts a changing call, and fails it if it is its turn.
+    fn call(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.calls += 1;
+        match state.fault {
+            Some(fault) if state.calls == fault.call || (fault.lasting && state.calls > fault.call) => {
+                Err(io::Error::new(fault.kind, "injected"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses growth beyond the capacity.
+    fn room(&self, more: u64) -> io::Result<()> {
+        let state = self.state.lock();
+        match state.capacity_bytes {
+            Some(capacity) if more > 0 && state.used_bytes() + more > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for FaultyDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyDisk").finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn used_bytes(&self) -> u64 {
+        self.files.values().map(|file| file.lock().seen.len() as u64).sum()
+    }
+
+    /// Each name as it was made durable, or as it was seen last; what open handles hold is another file from now on.
+    fn names_after_crash(&self, directories: &BTreeSet<PathBuf>, dice: &mut Dice) -> Names {
+        let names: BTreeSet<&PathBuf> = self.files.keys().chain(self.durable_files.keys()).collect();
+        let reachable =
+            names.into_iter().filter(|path| path.parent().is_some_and(|p| directories.contains(p)));
+        let files = reachable.filter_map(|path| {
+            let names = if dice.keeps() { &self.files } else { &self.durable_files };
+            Some(detach((path, names.get(path)?)))
+        });
+        files.collect()
+    }
+
+    /// Directories whose names last, all the way up.
+    fn reachable_directories(&self) -> BTreeSet<PathBuf> {
+        let lasts = |path: &&PathBuf| path.ancestors().all(|above| self.durable_directories.contains(above));
+        self.durable_directories.iter().filter(lasts).cloned().collect()
+    }
+}
+
+/// A name with a copy of its contents: open handles keep the old ones.
+fn detach((path, file): (&PathBuf, &Arc<Mutex<Contents>>)) -> (PathBuf, Arc<Mutex<Contents>>) {
+    (path.clone(), Arc::new(Mutex::new(file.lock().clone())))
+}
+
+impl Contents {
+    fn settle(&mut self, change: Change) {
+        match change {
+            Change::Length(length) => self.durable.resize(length, 0),
+            Change::Write { offset, bytes } => write(&mut self.durable, offset, &bytes),
+        }
+    }
+
+    fn crash(&mut self, dice: &mut Dice) {
+        for change in std::mem::take(&mut self.unsynced) {
+            match change {
+                Change::Length(length) => {
+                    if dice.keeps() {
+                        self.durable.resize(length, 0);
+                    }
+                }
+                Change::Write { offset, bytes } => {
+                    for (start, end) in sectors(offset, bytes.len()) {
+                        if dice.keeps() {
+                            write(&mut self.durable, start, &bytes[start - offset..end - offset]);
+                        }
+                    }
+                }
+            }
+        }
+        self.seen.clone_from(&self.durable);
+    }
+}
+
+/// The sectors' parts of a range.
+fn sectors(offset: usize, length: usize) -> impl Iterator<Item = (usize, usize)> {
+    let end = offset + length;
+    let first = offset / SECTOR_BYTES;
+    (first..end.div_ceil(SECTOR_BYTES))
+        .map(move |sector| ((sector * SECTOR_BYTES).max(offset), ((sector + 1) * SECTOR_BYTES).min(end)))
+}
+
+fn write(into: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    if into.len() < offset + bytes.len() {
+        into.resize(offset + bytes.len(), 0);
+    }
+    into[offset..offset + bytes.len()].copy_from_slice(bytes);
+}
+
+/// Decides sector by sector; SplitMix64 is small, and good enough for dice.
+struct Dice(Unsynced);
+
+impl Dice {
+    fn keeps(&mut self) -> bool {
+        match &mut self.0 {
+            Unsynced::Lost => false,
+            Unsynced::Kept => true,
+            Unsynced::Torn { seed } => {
+                *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mixed = (*seed ^ (*seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                (mixed ^ (mixed >> 31)) & 1 == 1
+            }
+        }
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn create_dir(&self, path: &Path) -> io::Result<bool> {
+        self.call()?;
+        let mut state = self.state.lock();
+        if !path.parent().is_some_and(|parent| state.directories.contains(parent)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(state.directories.insert(path.to_path_buf()))
+    }
+
+    fn dir_exists(&self, path: &Path) -> bool {
+        self.state.lock().directories.contains(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.call()?;
+        let mut state = self.state.lock();
+        if !state.directories.contains(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let within = |name: &Path| name.parent() == Some(path);
+        let files: Vec<_> = state
+            .files
+            .iter()
+            .filter(|(name, _)| within(name))
+            .map(|(n, f)| (n.clone(), f.clone()))
+            .collect();
+        state.durable_files.retain(|name, _| !within(name));
+        state.durable_files.extend(files);
+        let directories: Vec<_> = state.directories.iter().filter(|name| within(name)).cloned().collect();
+        state.durable_directories.extend(directories);
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let state = self.state.lock();
+        if !state.directories.contains(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let names = state.files.keys().chain(&state.directories).filter(|name| name.parent() == Some(path));
+        Ok(names.filter_map(|name| Some(name.file_name()?.to_str()?.to_string())).collect())
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.call()?;
+        let mut state = self.state.lock();
+        if !path.parent().is_some_and(|parent| state.directories.contains(parent)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let file = Arc::new(Mutex::new(Contents::default()));
+        state.files.insert(path.to_path_buf(), file.clone());
+        Ok(Arc::new(FaultyFile { disk: self.clone(), contents: file }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let contents = self.state.lock().files.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
+        Ok(Arc::new(FaultyFile { disk: self.clone(), contents }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.call()?;
+        let mut state = self.state.lock();
+        let file = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.files.insert(to.to_path_buf(), file);
+        Ok(())
+    }
+
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        self.call()?;
+        let mut state = self.state.lock();
+        let of = |path: &Path| state.files.get(path).cloned().ok_or(io::ErrorKind::NotFound);
+        let (first, second) = (of(one)?, of(other)?);
+        state.files.insert(one.to_path_buf(), second);
+        state.files.insert(other.to_path_buf(), first);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.call()?;
+        self.state.lock().files.remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        self.call()?;
+        let mut state = self.state.lock();
+        if !state.locked.insert(path.to_path_buf()) {
+            return Ok(None);
+        }
+        let contents = state.files.entry(path.to_path_buf()).or_default().clone();
+        let file = FaultyFile { disk: self.clone(), contents };
+        Ok(Some(Box::new(FaultyLock { file, path: path.to_path_buf() })))
+    }
+}
+
+struct FaultyFile {
+    disk: FaultyDisk,
+    contents: Arc<Mutex<Contents>>,
+}
+
+impl fmt::Debug for FaultyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyFile").finish_non_exhaustive()
+    }
+}
+
+impl FaultyFile {
+    /// Only what was written since the last fsync, failed or not, reaches the platter: a kernel that failed to write
+    /// pages takes them for clean from then on.
+    fn sync(&self) -> io::Result<()> {
+        let outcome = self.disk.call();
+        let mut contents = self.contents.lock();
+        let unsynced = std::mem::take(&mut contents.unsynced);
+        if outcome.is_ok() {
+            unsynced.into_iter().for_each(|change| contents.settle(change));
+        }
+        outcome
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let contents = self.contents.lock();
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(contents.seen.len());
+        let length = buffer.len().min(contents.seen.len() - start);
+        buffer[..length].copy_from_slice(&contents.seen[start..start + length]);
+        Ok(length)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let length = self.len()?;
+        let outcome = self
+            .disk
+            .call()
+            .and_then(|()| self.disk.room((offset + bytes.len() as u64).saturating_sub(length)));
+        // A write that fails has written a part.
+        let bytes = if outcome.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
+        let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut contents = self.contents.lock();
+        if outcome.is_ok() || offset + bytes.len() <= contents.seen.len() {
+            write(&mut contents.seen, offset, bytes);
+            contents.unsynced.push(Change::Write { offset, bytes: bytes.to_vec() });
+        }
+        outcome
+    }
+
+    fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.disk.call()?;
+        let more = (offset + length).saturating_sub(self.len()?);
+        self.disk.room(more)?;
+        if more > 0 {
+            let length = usize::try_from(offset + length).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            let mut contents = self.contents.lock();
+            contents.seen.resize(length, 0);
+            contents.unsynced.push(Change::Length(length));
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.sync()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.contents.lock().seen.len() as u64)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.disk.call()?;
+        let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut contents = self.contents.lock();
+        contents.seen.resize(length, 0);
+        contents.unsynced.push(Change::Length(length));
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct FaultyLock {
+    file: FaultyFile,
+    path: PathBuf,
+}
+
+impl DiskLock for FaultyLock {
+    fn file(&self) -> &dyn DiskFile {
+        &self.file
+    }
+}
+
+impl Drop for FaultyLock {
+    fn drop(&mut self) {
+        self.file.disk.state.lock().locked.remove(&self.path);
+    }
+}

@@ -1,0 +1,89 @@
+//! The storage engine of PaddockDB, as a library of its own: a durable, ordered map of bytes to bytes in a directory.
+//!
+//! There are two faces to one engine:
+//!
+//! - [`Store`] is for programs that want to keep things. A write is on the disk when its call returns.
+//! - [`ReplicatedStore`] is for a replication protocol: the same log, but appending, making durable and applying are
+//!   separate steps, and an uncommitted end can be cut off.
+//!
+//! What is read from either is read through [`Readable`].
+//!
+//! ```
+//! use paddock_storage::{Readable, Store};
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("birds");
+//! let store = Store::open(&path)?;
+//! store.insert("heron", "grey")?;
+//! store.insert("robin", "red")?;
+//! for record in store.range("a".."m") {
+//!     let record = record?;
+//!     println!("{:?} is {:?}, since write {}", record.key, record.value, record.version);
+//! }
+//! store.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # How it works
+//!
+//! The log is the data. A write is encoded once, as a row with its checksum; a batch of rows gets a header, and both are
+//! appended to a segment, a file that was filled with zeros ahead of them, with one write and one fdatasync. An ordered
+//! index in memory (crate `paddock-index`) points from each key to its newest row. A read looks the key up, reads the row
+//! with one `pread`, and verifies its checksum. Opening reads the whole log, verifies it and builds the index.
+//!
+//! `FORMAT.md` beside this crate has every byte of it, and what is done about bytes that are not as they should be. In
+//! short: the torn end that a crash leaves is told from damage, for each batch says how much was durable before it.
+//! The first is dropped and reported, the second is never dropped and never served.
+//!
+//! After a failed write or fsync a store takes no more writes ([`Error::Poisoned`]): nobody knows what reached the disk.
+//! A full disk is no such failure ([`Error::DiskFull`]): nothing is lost, and deletes still work.
+//!
+//! # What it does not do
+//!
+//! - Space of overwritten and deleted rows is not reclaimed: there is no compaction yet.
+//! - All keys are in memory, and opening takes as long as reading the log takes.
+//! - A range is no snapshot.
+//! - There is no transaction beyond one batch with one condition.
+
+mod batch;
+mod clock;
+mod commit;
+mod contents;
+mod directory;
+pub mod disk;
+mod error;
+mod group;
+mod header;
+mod lock;
+mod manifest;
+mod options;
+mod position;
+mod range;
+mod reader;
+mod recovery;
+mod replicated;
+mod row;
+mod segment;
+mod store;
+mod window;
+
+pub use batch::LogEntries;
+pub use contents::Record;
+pub use error::{Error, Result};
+pub use header::StoreId;
+pub use manifest::METADATA_BYTES_MAX;
+pub use options::{CONTROL_HEADROOM_BYTES, Options};
+pub use position::{EpochStart, Position, Sequence};
+pub use range::Range;
+pub use reader::{Readable, Reader};
+pub use recovery::Recovery;
+pub use replicated::{APPEND_OVERHEAD_BYTES, Need, ReplicatedStore, Stats, Verification};
+pub use row::{
+    BATCH_BYTES_MAX, KEY_BYTES_MAX, ROW_OVERHEAD_BYTES, RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
+};
+pub use store::{Builder, Conflict, Expected, Store, WriteBatch};
+
+/// The README's example, so that it compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

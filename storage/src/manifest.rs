@@ -1,0 +1,154 @@
+//! MANIFEST: what store this is, and a small durable value of its owner's. FORMAT.md, "MANIFEST".
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use crate::directory::{Directory, Unfinished};
+use crate::error::{Error, Result};
+use crate::header::{FILE_HEADER_BYTES, FileHeader, Magic, StoreId, read_u32, read_u64};
+use crate::position::Sequence;
+use crate::segment::is_zero;
+
+/// The longest value that an owner may keep in the manifest.
+pub const METADATA_BYTES_MAX: usize = 4_096;
+
+/// Every manifest is written this long, so that one can be written over another.
+const MANIFEST_BYTES: usize = FILE_HEADER_BYTES + METADATA_BYTES_MAX;
+
+/// Which face a store has: who decides what is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The replication protocol, above.
+    Replicated,
+    /// An fsync: what is durable is committed.
+    Standalone,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Replicated => "replicated",
+            Kind::Standalone => "standalone",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Manifest {
+    pub(crate) store_id: StoreId,
+    pub(crate) kind: Kind,
+    pub(crate) metadata: Vec<u8>,
+}
+
+impl fmt::Debug for Manifest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Manifest({} {}, {} bytes)", self.kind.name(), self.store_id, self.metadata.len())
+    }
+}
+
+/// The log's first sequence: 1 as long as no format reclaims the log's beginning.
+const LOG_FIRST: Sequence = Sequence(1);
+
+impl Manifest {
+    /// Reads the manifest; `None` when the store's making never got so far.
+    pub(crate) fn load(directory: &Directory) -> Result<Option<Manifest>> {
+        let path = directory.manifest_path();
+        match directory.disk.open(&path) {
+            Ok(file) => {
+                // A byte more than there can be: whatever is too long shows, and only as much of it is read.
+                let mut bytes = vec![0; MANIFEST_BYTES + 1];
+                let read = file.read_at(&mut bytes, 0).map_err(Error::io(&path))?;
+                bytes.truncate(read);
+                Manifest::decode(&bytes, &path).map(Some)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io(&path)(error)),
+        }
+    }
+
+    /// Writes a new store's first manifest, durably.
+    pub(crate) fn create(&self, directory: &Directory) -> Result<()> {
+        let bytes = self.encode()?;
+        let path = directory.manifest_path();
+        Unfinished::make(&directory.disk, &path, |file| file.write_at(&bytes, 0))?.publish()?;
+        Ok(())
+    }
+
+    /// Replaces the manifest on the disk by this one, durably. It is written over the spare, and then the two change names:
+    /// so this works on a full disk, too, as long as there is a spare.
+    pub(crate) fn replace(&self, directory: &Directory) -> Result<()> {
+        let bytes = self.encode()?;
+        let spare = spare(directory)?;
+        spare.overwrite(&bytes)?;
+        spare.exchange()
+    }
+
+    /// Sees to it that there is a spare. A full disk is no error yet: perhaps there is room when it matters.
+    pub(crate) fn prepare_spare(directory: &Directory) -> Result<()> {
+        match spare(directory) {
+            Ok(_) | Err(Error::DiskFull { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        if self.metadata.len() > METADATA_BYTES_MAX {
+            let (actual, limit) = (self.metadata.len() as u64, METADATA_BYTES_MAX as u64);
+            return Err(Error::TooLarge { what: "metadata bytes", actual, limit });
+        }
+        let length = u32::try_from(self.metadata.len()).unwrap_or(u32::MAX);
+        let mut fields = [0; 32];
+        fields[..8].copy_from_slice(&LOG_FIRST.0.to_le_bytes());
+        fields[8..12].copy_from_slice(&length.to_le_bytes());
+        fields[12..16].copy_from_slice(&crc32fast::hash(&self.metadata).to_le_bytes());
+        fields[16] = match self.kind {
+            Kind::Replicated => 0,
+            Kind::Standalone => 1,
+        };
+        let mut bytes = FileHeader { store_id: self.store_id, fields }.encode(Magic::Manifest).to_vec();
+        bytes.extend_from_slice(&self.metadata);
+        bytes.resize(MANIFEST_BYTES, 0);
+        Ok(bytes)
+    }
+
+    pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<Manifest> {
+        let FileHeader { store_id, fields } = FileHeader::decode(bytes, Magic::Manifest, path)?;
+        let corrupt = |offset, what| Err(Error::corrupt(path, offset, what));
+        if read_u64(&fields, 0) != LOG_FIRST.0 {
+            return corrupt(32, "the log's first sequence is not 1");
+        }
+        let body = &bytes[FILE_HEADER_BYTES..];
+        let Some((metadata, rest)) = body.split_at_checked(read_u32(&fields, 8) as usize) else {
+            return corrupt(40, "the owner's value is not as long as announced");
+        };
+        if body.len() > METADATA_BYTES_MAX || !is_zero(rest) {
+            return corrupt((FILE_HEADER_BYTES + metadata.len()) as u64, "bytes follow the owner's value");
+        }
+        if read_u32(&fields, 12) != crc32fast::hash(metadata) {
+            return corrupt(44, "the checksum of the owner's value does not match");
+        }
+        if !is_zero(&fields[17..]) {
+            return corrupt(49, "bytes that format 1 leaves zero are not");
+        }
+        let kind = match fields[16] {
+            0 => Kind::Replicated,
+            1 => Kind::Standalone,
+            _ => return corrupt(48, "an unknown kind of store"),
+        };
+        Ok(Manifest { store_id, kind, metadata: metadata.to_vec() })
+    }
+}
+
+/// The file that the next manifest is written to.
+fn spare(directory: &Directory) -> Result<Unfinished> {
+    let path = directory.manifest_path();
+    match Unfinished::adopt(&directory.disk, &path, MANIFEST_BYTES as u64)? {
+        Some(spare) => Ok(spare),
+        // Only its room matters, and that is taken here and now. What a crash leaves of it is made anew.
+        None => Unfinished::make_unsynced(&directory.disk, &path, |file| {
+            file.allocate(0, MANIFEST_BYTES as u64)?;
+            file.write_at(&[0; MANIFEST_BYTES], 0)
+        }),
+    }
+}

@@ -1,0 +1,299 @@
+//! The store as a replicated log.
+//!
+//! One owner appends entries, makes them durable and applies them, as three separate steps, because a
+//! replication protocol decides between them: an entry is acknowledged once it is durable, and applied once it is
+//! committed. What is not applied can still be cut off again; what is applied cannot.
+//!
+//! ```text
+//! append ──> sync ──> (acknowledge) ... (committed) ──> apply ──> readers see it
+//!               └──────────────────────────── truncate_after: only here
+//! ```
+//!
+//! What it does not do: it does not know what is committed (it is told), it takes no locks among writers (there
+//! is one), and it reclaims nothing: rows that were overwritten keep their space.
+
+mod append;
+mod open;
+mod read;
+mod truncate;
+
+use std::fmt;
+use std::path::Path;
+
+use crate::batch::LogEntries;
+use crate::contents::{Pending, Shared};
+use crate::directory::Directory;
+use crate::error::{Error, Result};
+use crate::header::StoreId;
+use crate::lock::Lock;
+use crate::manifest::{Kind, Manifest};
+use crate::options::Options;
+use crate::position::{EpochStart, Position, Sequence};
+use crate::reader::Reader;
+use crate::recovery::Recovery;
+use crate::segment::{Chain, Segment};
+
+pub use append::{APPEND_OVERHEAD_BYTES, Need};
+pub use read::Verification;
+
+use paddock_index::OrderedIndex as _;
+
+/// A store as a log with explicit durability, and an index that advances only over committed entries.
+///
+/// It has one owner, and every change goes through `&mut self`. [`ReplicatedStore::reader`] gives handles that
+/// read from any thread.
+///
+/// ```
+/// use paddock_storage::{LogEntries, Options, Readable, ReplicatedStore, RowsBuilder, Sequence};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("replica");
+/// let mut store = ReplicatedStore::open(&path, Options::new())?;
+/// let reader = store.reader();
+///
+/// let mut rows = RowsBuilder::new();
+/// rows.put(b"heron", b"grey")?;
+/// rows.put(b"robin", b"red")?;
+/// let first = store.last().sequence.next();
+/// store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, store.known_commit())?;
+///
+/// // Durable: it may be acknowledged. Nobody reads it yet.
+/// assert_eq!(store.sync()?, Sequence(2));
+/// assert_eq!(reader.get(b"heron")?, None);
+///
+/// // Committed: from now on it is read, and stays.
+/// store.apply(Sequence(1))?;
+/// assert_eq!(reader.get(b"heron")?.as_deref(), Some(&b"grey"[..]));
+///
+/// // Never committed: another leader has something else in its place.
+/// store.truncate_after(Sequence(1))?;
+/// assert_eq!(store.last().sequence, Sequence(1));
+/// assert_eq!(store.read_log(Sequence(0), 1 << 20)?.len(), 1);
+///
+/// // A small value beside the log, for what the protocol must not forget.
+/// store.set_metadata(b"epoch 2")?;
+/// store.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ReplicatedStore {
+    directory: Directory,
+    segment_bytes: u64,
+    extent_bytes: u64,
+    /// Held for its drop.
+    _lock: Lock,
+    manifest: Manifest,
+    /// All but the newest; entries of a segment end where the next one begins.
+    sealed: Vec<Segment>,
+    active: Segment,
+    next_file: u32,
+    chain: Chain,
+    durable: Sequence,
+    /// The durable sequence that the log itself proves.
+    proven: Sequence,
+    known_commit: Sequence,
+    epochs: Vec<EpochStart>,
+    pending: Pending,
+    shared: Shared,
+    recovery: Recovery,
+    poison: Option<String>,
+    /// Bytes that a reservation still covers.
+    reserved: u64,
+    syncs: u64,
+    /// Reused by every append.
+    buffer: Vec<u8>,
+}
+
+impl fmt::Debug for ReplicatedStore {
+    /// Where it stands, and not all of its keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplicatedStore")
+            .field("path", &self.directory.path)
+            .field("last", &self.last())
+            .field("durable", &self.durable)
+            .field("poison", &self.poison)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Figures of a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Keys that have a value.
+    pub records: u64,
+    /// Bytes of disk that the log takes, with what is preallocated.
+    pub disk_bytes: u64,
+    /// Bytes of the rows that keys point at. The rest of the log's bytes is overwritten, deleted or overhead.
+    pub live_bytes: u64,
+    /// Files of the log.
+    pub segments: u64,
+    /// How many fsyncs made entries durable since opening.
+    pub syncs: u64,
+    /// About how many bytes of memory the index takes.
+    pub index_bytes: u64,
+}
+
+impl ReplicatedStore {
+    /// Opens a store, or makes a new one where there is none, missing parent directories included. Takes the lock,
+    /// verifies the whole log, and builds the index up to what the log proves to be committed.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::Corrupt`], [`Error::Format`], [`Error::WrongKind`], [`Error::Io`],
+    /// [`Error::DiskFull`] (only in making a store).
+    pub fn open(path: &Path, options: Options) -> Result<Self> {
+        Self::open_kind(path, options, Kind::Replicated)
+    }
+
+    /// What opening found: how many entries, whether a torn tail was dropped.
+    #[must_use]
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// The store's directory, as an absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.directory.path
+    }
+
+    /// What tells this store from any other: random, made with it.
+    #[must_use]
+    pub fn store_id(&self) -> StoreId {
+        self.manifest.store_id
+    }
+
+    /// The last entry appended.
+    #[must_use]
+    pub fn last(&self) -> Position {
+        Position { epoch: self.chain.epoch, sequence: self.chain.next.previous() }
+    }
+
+    /// Everything up to here is on the disk for certain.
+    #[must_use]
+    pub fn durable(&self) -> Sequence {
+        self.durable
+    }
+
+    /// Everything up to here is in the index. After opening: the smaller of `known_commit()` and `last()`.
+    #[must_use]
+    pub fn applied(&self) -> Sequence {
+        self.shared.contents.read().applied
+    }
+
+    /// The commit that the log itself proves, a lower bound after a restart.
+    #[must_use]
+    pub fn known_commit(&self) -> Sequence {
+        self.known_commit
+    }
+
+    /// Where each epoch of the log begins, ascending. Only epochs with entries.
+    #[must_use]
+    pub fn epochs(&self) -> &[EpochStart] {
+        &self.epochs
+    }
+
+    /// Advances the index over entries up to `through`: from now on readers see them, all of one call at once,
+    /// and they can no longer be cut off. Reads nothing from the disk. What is applied already is no error.
+    ///
+    /// # Errors
+    /// [`Error::Misplaced`] beyond `last()`.
+    pub fn apply(&mut self, through: Sequence) -> Result<()> {
+        let last = self.last().sequence;
+        if through > last {
+            let what = "entries to apply end beyond the log";
+            return Err(Error::Misplaced { what, actual: through.0, expected: last.0 });
+        }
+        self.pending.apply(through, &self.shared);
+        self.known_commit = self.known_commit.max(through);
+        Ok(())
+    }
+
+    /// A small durable value of the owner's, empty in a new store.
+    #[must_use]
+    pub fn metadata(&self) -> &[u8] {
+        &self.manifest.metadata
+    }
+
+    /// Replaces the owner's value, durably: at most [`crate::METADATA_BYTES_MAX`] bytes. A crash leaves the old or
+    /// the new one. Works on a full disk, too: room for it is kept (where the file system can exchange two files, and
+    /// write in place, as ext4 and XFS do).
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`]; [`Error::DiskFull`] (nothing changed); [`Error::Io`] and [`Error::Poisoned`].
+    pub fn set_metadata(&mut self, metadata: &[u8]) -> Result<()> {
+        self.writable()?;
+        let manifest = Manifest { metadata: metadata.to_vec(), ..self.manifest.clone() };
+        let stored = manifest.replace(&self.directory);
+        self.poisoning(stored)?;
+        self.manifest = manifest;
+        Ok(())
+    }
+
+    /// A read handle, which sees what is applied.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.shared.clone())
+    }
+
+    /// Figures for graphs and budgets.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let contents = self.shared.contents.read();
+        Stats {
+            records: contents.index.len() as u64,
+            disk_bytes: self.segments().map(|segment| segment.allocated).sum(),
+            live_bytes: contents.live_bytes,
+            segments: self.segments().count() as u64,
+            syncs: self.syncs,
+            index_bytes: contents.index.memory_bytes() as u64,
+        }
+    }
+
+    /// Makes everything durable, gives unused preallocation back (all but the headroom for a full disk), and lets go
+    /// of the lock. Dropping the store instead is safe too, and is what a crash does.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Poisoned`].
+    pub fn close(mut self) -> Result<()> {
+        self.finish()
+    }
+
+    fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.sealed.iter().chain(std::iter::once(&self.active))
+    }
+
+    fn writable(&self) -> Result<()> {
+        match &self.poison {
+            Some(reason) => Err(Error::Poisoned { reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Passes the outcome of a write on. Unless it is a refusal that left everything as it was, a failure ends all
+    /// writing for good: nothing is known about the disk any more, and to try again could pretend success.
+    fn poisoning<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        if let Err(error) = &outcome
+            && !matches!(error, Error::DiskFull { .. } | Error::TooLarge { .. } | Error::Misplaced { .. })
+        {
+            self.poison.get_or_insert_with(|| error.to_string());
+        }
+        outcome
+    }
+
+    /// Ends all writing for good, since nobody knows how far the last write came.
+    pub(crate) fn poison(&mut self, reason: &str) {
+        self.poison.get_or_insert_with(|| reason.to_string());
+    }
+
+    /// Notes in memory what the log now holds.
+    fn note_entries(&mut self, epoch: u64, first: Sequence) {
+        if self.epochs.last().is_none_or(|last| last.epoch < epoch) {
+            self.epochs.push(EpochStart { epoch, first });
+        }
+    }
+}
+
+/// Whether rows only free space or steer: those may use the headroom of a full disk.
+fn is_control(entries: &LogEntries) -> bool {
+    entries.rows.iter().all(|row| !matches!(row, crate::row::RowRef::Put { .. }))
+}

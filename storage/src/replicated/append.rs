@@ -1,0 +1,229 @@
+//! Writing: room, append, fsync, roll to the next segment, close.
+
+use super::{ReplicatedStore, is_control};
+use crate::batch::{BATCH_ALIGNMENT, BATCH_HEADER_BYTES, BatchHeader, LogEntries, batch_bytes};
+use crate::error::{Error, Result};
+use crate::options::CONTROL_HEADROOM_BYTES;
+use crate::position::Sequence;
+use crate::row::{BATCH_BYTES_MAX, Rows};
+use crate::segment::{Chain, SEGMENT_START, Segment, UnfinishedSegment};
+
+/// What room is for. On a full disk growth is refused first, so that control still has headroom: otherwise a full
+/// store could not even delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Rows that add data.
+    Growth,
+    /// Deletes and markers.
+    Control,
+}
+
+// Locators hold offsets in 32 bits: the largest segment, the largest batch behind its end, and the headroom.
+const _: () = assert!((1 << 30) + BATCH_BYTES_MAX as u64 + 2 * CONTROL_HEADROOM_BYTES < u32::MAX as u64);
+
+/// The append buffer gives memory back when one batch was much larger than usual.
+const BUFFER_BYTES_KEPT: usize = 4 << 20;
+
+/// The most bytes that an append takes beside its rows: the batch's header and padding.
+pub const APPEND_OVERHEAD_BYTES: u64 = BATCH_HEADER_BYTES as u64 + BATCH_ALIGNMENT;
+
+impl ReplicatedStore {
+    /// Makes room, so that appending rows of so many encoded bytes cannot meet a full disk. For more than one append, add
+    /// [`APPEND_OVERHEAD_BYTES`] for each. Without a reservation, [`ReplicatedStore::append`] makes room itself, by what the
+    /// rows are. A new reservation takes the place of the one before.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`]: nothing is lost, and the store goes on. [`Error::TooLarge`], [`Error::Io`],
+    /// [`Error::Poisoned`].
+    pub fn reserve(&mut self, rows_bytes: u64, need: Need) -> Result<()> {
+        self.writable()?;
+        if rows_bytes > BATCH_BYTES_MAX as u64 {
+            let limit = BATCH_BYTES_MAX as u64;
+            return Err(Error::TooLarge { what: "bytes of rows in one batch", actual: rows_bytes, limit });
+        }
+        let bytes = batch_bytes(rows_bytes);
+        self.reserved = 0;
+        self.make_room(bytes, need)?;
+        self.reserved = bytes;
+        Ok(())
+    }
+
+    /// Writes entries after `last()`, as one batch: not yet durable, not yet visible. `known_commit` goes into the
+    /// batch's header (as far as the log reaches), so that a restart knows what it may apply.
+    ///
+    /// # Errors
+    /// [`Error::Misplaced`]: they do not follow, or their epoch is below the last one's. [`Error::DiskFull`]: nothing
+    /// is lost, and the store goes on. [`Error::TooLarge`], [`Error::Io`], [`Error::Poisoned`].
+    pub fn append(&mut self, entries: &LogEntries, known_commit: Sequence) -> Result<()> {
+        self.writable()?;
+        if entries.first != self.chain.next {
+            let (actual, expected) = (entries.first.0, self.chain.next.0);
+            return Err(Error::Misplaced { what: "entries begin at the wrong sequence", actual, expected });
+        }
+        if entries.epoch < self.chain.epoch {
+            let (actual, expected) = (entries.epoch, self.chain.epoch);
+            return Err(Error::Misplaced { what: "entries are of an epoch that is over", actual, expected });
+        }
+        if entries.rows.count() == 0 {
+            return Ok(());
+        }
+        let bytes = batch_bytes(entries.rows.encoded().len() as u64);
+        if bytes > self.reserved || bytes > self.active.room() {
+            // What its reservation covers only in part was admitted already: better to use headroom than to fail it.
+            let control = self.reserved > 0 || is_control(entries);
+            let need = if control { Need::Control } else { Need::Growth };
+            self.make_room(bytes, need)?;
+        }
+        self.reserved = self.reserved.saturating_sub(bytes);
+        let known_commit = self.known_commit.max(known_commit).min(entries.last());
+        let offset = self.active.end;
+        let header = self.header(entries, known_commit);
+        self.write_batch(&header, &entries.rows)?;
+
+        self.active.mark(entries.first, offset);
+        self.pending.push(self.active.id, offset + BATCH_HEADER_BYTES as u64, entries.first, &entries.rows);
+        self.note_entries(entries.epoch, entries.first);
+        self.known_commit = known_commit;
+        let link = header.chain(self.manifest.store_id);
+        self.chain = Chain { next: header.next(), epoch: entries.epoch, link };
+        Ok(())
+    }
+
+    /// Makes everything appended durable, with one fdatasync (none when it is already). Returns the durable
+    /// sequence.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the store is poisoned; [`Error::Poisoned`].
+    pub fn sync(&mut self) -> Result<Sequence> {
+        self.writable()?;
+        let last = self.last().sequence;
+        if self.durable < last {
+            let synced = self.active.file.file.sync_data().map_err(Error::io(&self.active.file.path));
+            self.poisoning(synced)?;
+            self.syncs += 1;
+            self.durable = last;
+        }
+        Ok(last)
+    }
+
+    fn header(&self, entries: &LogEntries, known_commit: Sequence) -> BatchHeader {
+        BatchHeader {
+            // Rows are never longer than BATCH_BYTES_MAX, which 32 bits hold.
+            rows_bytes: u32::try_from(entries.rows.encoded().len()).unwrap_or(u32::MAX),
+            count: entries.rows.count(),
+            epoch: entries.epoch,
+            first: entries.first,
+            previous_durable: self.durable,
+            known_commit,
+            log_time_ms: entries.log_time_ms,
+            previous_chain: self.chain.link,
+            rows_checksum: entries.rows.checksum(),
+        }
+    }
+
+    /// One write, for the header, the rows and the padding.
+    fn write_batch(&mut self, header: &BatchHeader, rows: &Rows) -> Result<()> {
+        let bytes = header.batch_bytes();
+        self.buffer.clear();
+        self.buffer.extend_from_slice(&header.encode(self.manifest.store_id));
+        self.buffer.extend_from_slice(rows.encoded());
+        self.buffer.resize(usize::try_from(bytes).unwrap_or(self.buffer.len()), 0);
+        let file = &self.active.file;
+        let written = file.file.write_at(&self.buffer, self.active.end).map_err(Error::io(&file.path));
+        self.buffer.shrink_to(BUFFER_BYTES_KEPT);
+        self.poisoning(written)?;
+        self.active.end += bytes;
+        self.proven = self.proven.max(header.previous_durable);
+        Ok(())
+    }
+
+    /// Sees to it that a batch of so many bytes, and the headroom behind it, have room that is on the disk already: in
+    /// the active segment, by extending it, or in a new one. When the disk is full, control may use the headroom.
+    fn make_room(&mut self, bytes: u64, need: Need) -> Result<()> {
+        let needed = bytes + CONTROL_HEADROOM_BYTES;
+        if self.active.room() >= needed {
+            return Ok(());
+        }
+        let fits = self.active.end + bytes <= self.segment_bytes || self.active.end == SEGMENT_START;
+        let made = if fits { self.extend(needed) } else { self.roll(needed) };
+        match made {
+            Err(Error::DiskFull { .. }) if need == Need::Control && self.active.room() >= bytes => Ok(()),
+            made => self.poisoning(made),
+        }
+    }
+
+    /// Extends the active segment by an extent, or by what is needed if the disk has no more.
+    fn extend(&mut self, needed: u64) -> Result<()> {
+        let least = self.active.end + needed;
+        match self.active.extend(self.allocation(least)) {
+            Err(Error::DiskFull { .. }) => self.active.extend(least),
+            extended => extended,
+        }
+    }
+
+    /// How long a segment is made that must hold `least` bytes: whole extents, but not far beyond its full size.
+    fn allocation(&self, least: u64) -> u64 {
+        let most = (self.segment_bytes + CONTROL_HEADROOM_BYTES).max(least);
+        least.next_multiple_of(self.extent_bytes).min(most)
+    }
+
+    /// Begins the next segment. Everything before it is made durable first: that is what a segment's beginning
+    /// proves.
+    fn roll(&mut self, needed: u64) -> Result<()> {
+        self.sync()?;
+        let least = SEGMENT_START + needed;
+        let unfinished = match self.segment_from(self.chain, self.allocation(least)) {
+            Err(Error::DiskFull { .. }) => self.segment_from(self.chain, least)?,
+            made => made?,
+        };
+        let segment = unfinished.publish()?;
+        let sealed = self.activate(segment);
+        self.sealed.push(sealed);
+        Ok(())
+    }
+
+    /// The segment that is to be the next, under a temporary name still.
+    pub(super) fn segment_from(&self, start: Chain, allocated: u64) -> Result<UnfinishedSegment> {
+        Segment::make(&self.directory, self.manifest.store_id, self.next_file, start, allocated)
+    }
+
+    /// Goes on in another segment; returns the one so far.
+    pub(super) fn activate(&mut self, segment: Segment) -> Segment {
+        self.next_file += 1;
+        self.shared.contents.write().set_file(segment.id, Some(segment.file.clone()));
+        self.proven = self.proven.max(segment.first().previous());
+        let mut left = std::mem::replace(&mut self.active, segment);
+        left.give_back();
+        left
+    }
+
+    /// Closes the log: see [`ReplicatedStore::close`].
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        self.sync()?;
+        self.prove_durable()?;
+        let kept = self.active.end + CONTROL_HEADROOM_BYTES;
+        if self.active.allocated > kept {
+            let file = &self.active.file;
+            let cut =
+                file.file.set_len(kept).and_then(|()| file.file.sync_all()).map_err(Error::io(&file.path));
+            self.poisoning(cut)?;
+            self.active.allocated = kept;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch of no rows, which proves the whole log durable: from then on damage anywhere in it is told from
+    /// a torn tail. Not worth an error: without room for it, the log is as good as after a crash.
+    fn prove_durable(&mut self) -> Result<()> {
+        if self.proven >= self.durable || self.active.room() < BATCH_HEADER_BYTES as u64 {
+            return Ok(());
+        }
+        let (epoch, first, rows) = (self.chain.epoch, self.chain.next, Rows::default());
+        let nothing = LogEntries { epoch, first, log_time_ms: 0, rows };
+        let header = self.header(&nothing, self.known_commit);
+        self.write_batch(&header, &nothing.rows)?;
+        let file = &self.active.file;
+        let synced = file.file.sync_data().map_err(Error::io(&file.path));
+        self.poisoning(synced)
+    }
+}

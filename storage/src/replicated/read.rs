@@ -1,0 +1,153 @@
+//! Reading the log: for followers that lack some of it, and to verify it.
+
+use super::ReplicatedStore;
+use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, LogEntries};
+use crate::error::{Error, Result};
+use crate::position::Sequence;
+use crate::recovery::Walk;
+use crate::row::Rows;
+use crate::segment::{Chain, Segment};
+use crate::window::Window;
+
+/// What verifying a store read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verification {
+    /// Files of the log.
+    pub segments: u64,
+    /// Batches.
+    pub batches: u64,
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of encoded rows.
+    pub rows_bytes: u64,
+}
+
+impl ReplicatedStore {
+    /// Entries after a sequence, each batch verified, in order: as many whole batches as fit into about
+    /// `bytes_max` bytes of rows, but at least one where there is one. Also entries that are not durable yet.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Corrupt`].
+    pub fn read_log(&self, after: Sequence, bytes_max: usize) -> Result<Vec<LogEntries>> {
+        let mut found = Found { entries: Vec::new(), bytes: 0, bytes_max };
+        let mut next = after.next();
+        let log_end = self.chain.next;
+        while next < log_end {
+            let segment = self.segment_of(next);
+            let limit = self.successor_of(segment).map_or(log_end, Segment::first);
+            if !self.read_segment(segment, &mut next, limit, &mut found)? {
+                break;
+            }
+        }
+        Ok(found.entries)
+    }
+
+    /// Reads the whole log again and verifies every checksum, sequence and link of it.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] names the first damaged place; [`Error::Io`].
+    pub fn verify(&self) -> Result<Verification> {
+        let mut verification = Verification::default();
+        let mut walk = Walk::new(self.manifest.store_id, Chain::START);
+        for segment in self.segments() {
+            let limit = self.successor_of(segment).map_or(self.chain.next, Segment::first);
+            let end = walk.segment(segment, Some(limit), |batch, _| {
+                verification.batches += 1;
+                verification.entries += u64::from(batch.rows.count());
+                verification.rows_bytes += batch.rows.encoded().len() as u64;
+            })?;
+            if let Some(what) = end.missing {
+                return Err(Error::corrupt(&segment.file.path, end.offset, what));
+            }
+            verification.segments += 1;
+        }
+        Ok(verification)
+    }
+
+    /// The segment that an entry is in, or would be.
+    pub(super) fn segment_of(&self, sequence: Sequence) -> &Segment {
+        if self.active.first() <= sequence {
+            return &self.active;
+        }
+        let after = self.sealed.partition_point(|segment| segment.first() <= sequence);
+        self.sealed.get(after.saturating_sub(1)).unwrap_or(&self.active)
+    }
+
+    fn successor_of(&self, segment: &Segment) -> Option<&Segment> {
+        let after = self.sealed.partition_point(|other| other.first() <= segment.first());
+        let next = self.sealed.get(after).unwrap_or(&self.active);
+        (next.first() > segment.first()).then_some(next)
+    }
+
+    /// Reads batches from `next` up to `limit` and advances `next`. False: there is enough.
+    fn read_segment(
+        &self,
+        segment: &Segment,
+        next: &mut Sequence,
+        limit: Sequence,
+        found: &mut Found,
+    ) -> Result<bool> {
+        let path = &segment.file.path;
+        let mut window = Window::new(&segment.file, segment.end);
+        let mark = segment.marks.partition_point(|mark| mark.first <= *next).checked_sub(1);
+        let mut offset = mark.map_or(crate::segment::SEGMENT_START, |mark| segment.marks[mark].offset);
+        while *next < limit {
+            let header = window.get(offset, BATCH_HEADER_BYTES as u64)?;
+            let header = header.and_then(|bytes| BatchHeader::decode(&bytes, self.manifest.store_id));
+            let Some(header) = header.filter(|header| header.first <= *next) else {
+                return Err(Error::corrupt(path, offset, "no batch begins here, though one was written"));
+            };
+            if header.next() > *next {
+                if found.has_enough(u64::from(header.rows_bytes)) {
+                    return Ok(false);
+                }
+                let rows = read_rows(&mut window, segment, offset, &header)?;
+                let skip = next.0 - header.first.0;
+                // Entries that a later segment cut off do not count.
+                let rows = rows
+                    .take(count_between(header.first, limit))
+                    .skip(u32::try_from(skip).unwrap_or(u32::MAX));
+                let (epoch, log_time_ms) = (header.epoch, header.log_time_ms);
+                found.push(LogEntries { epoch, first: *next, log_time_ms, rows });
+                *next = header.next().min(limit);
+            }
+            offset += header.batch_bytes();
+        }
+        Ok(true)
+    }
+}
+
+/// As many entries as lie between two sequences, as far as a batch can hold so many.
+fn count_between(first: Sequence, end: Sequence) -> u32 {
+    u32::try_from(end.0.saturating_sub(first.0)).unwrap_or(u32::MAX)
+}
+
+fn read_rows(window: &mut Window<'_>, segment: &Segment, offset: u64, header: &BatchHeader) -> Result<Rows> {
+    let corrupt = |what| Error::corrupt(&segment.file.path, offset, what);
+    let rows_offset = offset + BATCH_HEADER_BYTES as u64;
+    let bytes = window.get(rows_offset, u64::from(header.rows_bytes))?;
+    let rows = Rows::unverified(bytes.ok_or_else(|| corrupt("the file ends within a batch"))?, header.count);
+    if rows.verify().is_err() || rows.checksum() != header.rows_checksum {
+        return Err(corrupt("a row of the batch is damaged"));
+    }
+    Ok(rows)
+}
+
+/// What read_log gathers.
+struct Found {
+    entries: Vec<LogEntries>,
+    bytes: u64,
+    bytes_max: usize,
+}
+
+impl Found {
+    fn has_enough(&self, more: u64) -> bool {
+        !self.entries.is_empty() && self.bytes + more > self.bytes_max as u64
+    }
+
+    fn push(&mut self, entries: LogEntries) {
+        self.bytes += entries.rows.encoded().len() as u64;
+        self.entries.push(entries);
+    }
+}

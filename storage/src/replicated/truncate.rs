@@ -1,0 +1,121 @@
+//! Cutting off the log's end: entries that were never committed, and another leader has others in their place.
+
+use std::io::ErrorKind;
+
+use super::ReplicatedStore;
+use crate::error::{Error, Result};
+use crate::options::CONTROL_HEADROOM_BYTES;
+use crate::position::Sequence;
+use crate::recovery::Walk;
+use crate::segment::{Chain, SEGMENT_START, UnfinishedSegment};
+
+impl ReplicatedStore {
+    /// Cuts every entry after `last_kept`, durably. Nothing to cut is no error. A crash in between leaves the old
+    /// log, a part of what was to go, or the cut one: always a log that is whole, with everything up to `last_kept`. That
+    /// part may be what an earlier cut had left behind in an older file: so what was cut off before may be back, as
+    /// uncommitted as it was, until this cut is made again.
+    ///
+    /// # Errors
+    /// [`Error::Misplaced`] below what is applied or known to be committed; [`Error::DiskFull`], if the log itself has no
+    /// room left either: nothing was cut;
+    /// [`Error::Io`], [`Error::Poisoned`].
+    pub fn truncate_after(&mut self, last_kept: Sequence) -> Result<()> {
+        self.writable()?;
+        if last_kept >= self.last().sequence {
+            return Ok(());
+        }
+        let committed = self.known_commit.max(self.applied());
+        if last_kept < committed {
+            let what = "the log may not be cut below what is committed: the cut is after";
+            return Err(Error::Misplaced { what, actual: last_kept.0, expected: committed.0 });
+        }
+        // The kept entries must be durable before a segment says that they are.
+        self.sync()?;
+        let start = self.chain_after(last_kept)?;
+        let made = self.make_successor(start);
+        let successor = self.poisoning(made)?;
+        // First in memory: should cutting end half-way, nothing here speaks of entries whose file is gone.
+        self.forget_after(last_kept, start);
+        let cut = self.cut(successor);
+        self.poisoning(cut)
+    }
+
+    /// What holds after an entry. Reads the segment that the entry is in.
+    fn chain_after(&self, last: Sequence) -> Result<Chain> {
+        let next = last.next();
+        let segment = self.segment_of(next);
+        if segment.first() == next {
+            return Ok(segment.start);
+        }
+        let mut walk = Walk::new(self.manifest.store_id, segment.start);
+        let end = walk.segment(segment, Some(next), |_, _| {})?;
+        match end.missing {
+            None => Ok(walk.chain),
+            Some(what) => Err(Error::corrupt(&segment.file.path, end.offset, what)),
+        }
+    }
+
+    /// The segment that begins with the cut, under a temporary name still: if the disk is full, that shows before
+    /// anything is cut.
+    fn make_successor(&mut self, start: Chain) -> Result<UnfinishedSegment> {
+        match self.segment_from(start, SEGMENT_START + CONTROL_HEADROOM_BYTES) {
+            Err(Error::DiskFull { .. }) => {}
+            made => return made,
+        }
+        // The active segment's room is of no use behind the cut: on a full disk the successor may have it.
+        let allocated = self.active.allocated;
+        self.reserved = 0;
+        self.active.give_back();
+        let made = match self.segment_from(start, SEGMENT_START + CONTROL_HEADROOM_BYTES) {
+            Err(Error::DiskFull { .. }) => self.segment_from(start, SEGMENT_START),
+            made => made,
+        };
+        if made.is_err() {
+            match self.active.extend(allocated) {
+                // Somebody else was quicker: the headroom is gone until there is room again.
+                Err(Error::DiskFull { .. }) => {}
+                extended => extended?,
+            }
+        }
+        made
+    }
+
+    /// Removes the segments behind the cut, newest first, each durably, so that there is never a gap; then the
+    /// successor gets its name, in place of a segment that began at the cut. With that the cut is in force.
+    fn cut(&mut self, successor: UnfinishedSegment) -> Result<()> {
+        let first = successor.first();
+        while self.active.first() > first {
+            let path = self.active.file.path.clone();
+            self.directory.disk.remove(&path).map_err(Error::io(&path))?;
+            self.directory.sync_log()?;
+            let Some(older) = self.sealed.pop() else { break };
+            let removed = std::mem::replace(&mut self.active, older);
+            self.shared.contents.write().set_file(removed.id, None);
+        }
+        let segment = successor.publish().map_err(past_return)?;
+        let older = self.activate(segment);
+        if older.first() == first {
+            self.shared.contents.write().set_file(older.id, None);
+        } else {
+            self.sealed.push(older);
+        }
+        Ok(())
+    }
+
+    fn forget_after(&mut self, last_kept: Sequence, start: Chain) {
+        self.chain = start;
+        self.durable = last_kept;
+        self.proven = last_kept;
+        self.reserved = 0;
+        self.pending.truncate_after(last_kept);
+        self.epochs.retain(|epoch| epoch.first <= last_kept);
+    }
+}
+
+/// Once segments are removed, a full disk is no longer a refusal that left everything as it was.
+fn past_return(error: Error) -> Error {
+    match error {
+        Error::DiskFull { path } => Error::Io { path, source: ErrorKind::StorageFull.into() },
+        other => other,
+    }
+}
