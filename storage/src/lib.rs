@@ -52,6 +52,9 @@ mod contents;
 mod directory;
 pub mod disk;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod header;
 mod lock;
