@@ -31,7 +31,10 @@
 //! from a `Read` of the caller's), spawns nothing, and is not durable by itself: what it knows can always be made
 //! again from the caller's data.
 
+#![forbid(unsafe_code)]
+
 mod btree;
+pub mod filter;
 pub mod hash;
 pub mod tail;
 
@@ -43,6 +46,7 @@ struct Readme;
 use std::ops::Bound;
 
 pub use btree::BTreeIndex;
+pub use filter::{Filter, FilterBuilder, FilterError};
 pub use hash::{
     CheckpointError, Full, HashFunction, HashIndex, HashReader, InsertError, LocatorError, PackedLocator,
     xxh3,
