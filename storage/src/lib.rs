@@ -46,15 +46,18 @@
 //! - There is no transaction beyond one batch with one condition.
 
 mod batch;
+mod builder;
 mod clock;
 mod commit;
 mod contents;
 mod directory;
 pub mod disk;
+mod durability;
 mod error;
 mod group;
 mod header;
 mod lock;
+mod maintenance;
 mod manifest;
 mod options;
 mod position;
@@ -66,9 +69,13 @@ mod row;
 mod segment;
 mod store;
 mod window;
+mod write;
 
 pub use batch::LogEntries;
+pub use builder::Builder;
+pub use clock::Clock;
 pub use contents::Record;
+pub use durability::Durability;
 pub use error::{Error, Result};
 pub use header::StoreId;
 pub use manifest::METADATA_BYTES_MAX;
@@ -81,7 +88,8 @@ pub use replicated::{APPEND_OVERHEAD_BYTES, Need, ReplicatedStore, Stats, Verifi
 pub use row::{
     BATCH_BYTES_MAX, KEY_BYTES_MAX, ROW_OVERHEAD_BYTES, RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
 };
-pub use store::{Builder, Conflict, Expected, Store, WriteBatch};
+pub use store::Store;
+pub use write::{Conflict, Expected, WriteBatch, WriteOptions};
 
 /// The README's example, so that it compiles.
 #[cfg(doctest)]
