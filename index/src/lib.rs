@@ -32,7 +32,9 @@
 //! again from the caller's data.
 
 mod btree;
+pub mod filter;
 pub mod hash;
+pub mod tail;
 
 /// Holds README.md to what it shows.
 #[cfg(doctest)]
@@ -42,10 +44,12 @@ struct Readme;
 use std::ops::Bound;
 
 pub use btree::BTreeIndex;
+pub use filter::{Filter, FilterBuilder, FilterError};
 pub use hash::{
     CheckpointError, Full, HashFunction, HashIndex, HashReader, InsertError, LocatorError, PackedLocator,
     xxh3,
 };
+pub use tail::{OrderedTail, TailCursor, TailEntry, TailEntryRef, TailLayers};
 
 /// Where the data of a key lies, for an [`OrderedIndex`]. The index stores it and hands it back; only the caller gives it meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

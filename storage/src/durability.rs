@@ -29,7 +29,7 @@ use crate::segment::SegmentFile;
 /// store.insert_with("order 4", "two herons", WriteOptions::new().durability(Durability::Sync))?.ok();
 /// let stats = store.stats()?;
 /// assert_eq!(stats.durable, stats.last);
-/// # Ok::<(), paddock_storage::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Durability {

@@ -1,7 +1,7 @@
 //! A store's own thread, for what would only hold its writers up.
 //!
-//! It waits until something is due: an fsync for writes that did not wait for theirs, the durable marker once nobody has
-//! written for a while, room for the writes to come. None of it is under the writers' lock but for moments. There is
+//! It waits until something is due: an fsync for writes that did not wait for theirs, or the durable marker once nobody has
+//! written for a while. None of it is under the writers' lock but for moments. There is
 //! no thread before the first such thing.
 //!
 //! What it does not do: it decides nothing about the log. The store tells it what is due, and takes its results.
@@ -46,15 +46,10 @@ struct State {
     stopping: bool,
     sync_at: Option<Instant>,
     mark_at: Option<Instant>,
-    work: Vec<Work>,
     duties: Option<Weak<dyn Duties>>,
 }
 
-/// Something to do once, as soon as possible.
-pub(crate) type Work = Box<dyn FnOnce() + Send>;
-
 enum Due {
-    Work(Work),
     Sync(Arc<dyn Duties>),
     Mark(Arc<dyn Duties>),
     End,
@@ -93,16 +88,6 @@ impl Maintenance {
             self.thread = Some(builder.spawn(move || while board.run_next() {})?);
         }
         Ok(())
-    }
-
-    /// Has something done as soon as possible. False: there is no thread for it.
-    pub(crate) fn request(&mut self, work: Work) -> bool {
-        if self.start().is_err() {
-            return false;
-        }
-        self.board.state.lock().work.push(work);
-        self.board.told.notify_one();
-        true
     }
 }
 
@@ -153,7 +138,6 @@ impl Board {
     /// Waits for the next thing, and does it. False: it is time to end.
     fn run_next(&self) -> bool {
         match self.next() {
-            Due::Work(work) => work(),
             Due::Sync(duties) => duties.sync(),
             Due::Mark(duties) => duties.mark_durable(),
             Due::End => return false,
@@ -166,9 +150,6 @@ impl Board {
         loop {
             if state.stopping {
                 return Due::End;
-            }
-            if let Some(work) = state.work.pop() {
-                return Due::Work(work);
             }
             let now = Instant::now();
             if state.sync_at.is_some_and(|at| at <= now) {

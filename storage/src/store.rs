@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::builder::Builder;
+use crate::clock::Clock;
 use crate::commit::{Expectation, Outcome, Request};
 use crate::contents::Record;
 use crate::durability::Durability;
@@ -46,6 +47,7 @@ pub struct Store {
     recovery: Arc<Recovery>,
     path: Arc<Path>,
     durability: Durability,
+    clock: Clock,
 }
 
 impl Store {
@@ -86,6 +88,7 @@ impl Store {
 
     pub(crate) fn open_with(path: &Path, options: Options) -> Result<Store> {
         let Options { durability, sync_interval, .. } = options;
+        let clock = options.clock.clone();
         let mut store = ReplicatedStore::open_kind(path, options, Kind::Standalone)?;
         // Nobody above decides what is committed: what survived counts.
         store.apply(store.last().sequence)?;
@@ -93,7 +96,7 @@ impl Store {
         let (reader, recovery) = (store.reader(), Arc::new(store.recovery().clone()));
         let path = store.path().into();
         let group = Arc::new(Group::new(store, sync_interval));
-        Ok(Store { group, reader, recovery, path, durability })
+        Ok(Store { group, reader, recovery, path, durability, clock })
     }
 
     /// What opening found.
@@ -150,7 +153,9 @@ impl Store {
         options: impl Into<WriteOptions>,
     ) -> Result<std::result::Result<Sequence, Conflict>> {
         let options = options.into();
-        let rows = put(key.as_ref(), value.as_ref())?;
+        let mut rows = RowsBuilder::new();
+        rows.put_with(key.as_ref(), value.as_ref(), &options.kept(&self.clock))?;
+        let rows = rows.finish();
         self.with_options(rows, key.as_ref(), &options)
     }
 
@@ -229,6 +234,25 @@ impl Store {
         self.submit(rows, vec![(Bytes::copy_from_slice(key), expectation)], None)
     }
 
+    /// A batch without writes, whose times are of this store's clock.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use paddock_storage::WriteOptions;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = paddock_storage::Store::open(directory.path())?;
+    /// let mut batch = store.batch();
+    /// batch.insert_with("session 1", "Ada", WriteOptions::new().ttl(Duration::from_secs(60)))?;
+    /// store.write(batch)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn batch(&self) -> WriteBatch {
+        WriteBatch { clock: self.clock.clone(), ..WriteBatch::new() }
+    }
+
     /// Carries out several writes together. Returns the version of the last one.
     ///
     /// ```
@@ -269,7 +293,7 @@ impl Store {
     /// # Errors
     /// As [`Store::insert`].
     pub fn write_if(&self, batch: WriteBatch) -> Result<std::result::Result<Sequence, Conflict>> {
-        let WriteBatch { rows, conditions, durability } = batch;
+        let WriteBatch { rows, conditions, durability, .. } = batch;
         self.submit(rows.finish(), conditions, durability)
     }
 
@@ -285,7 +309,7 @@ impl Store {
     /// }
     /// store.sync()?;
     /// assert_eq!(store.stats()?.durable, store.stats()?.last);
-    /// # Ok::<(), paddock_storage::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors

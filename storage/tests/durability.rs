@@ -20,10 +20,7 @@ const LOG: &str = "/data/store/log/00000000000000000001.log";
 /// A store whose own thread has nothing to do unless a test asks for it.
 fn builder(disk: &FaultyDisk) -> Builder {
     let builder = Store::builder("/data/store").segment_bytes(4 << 10).extent_bytes(4 << 10);
-    builder
-        .disk(Arc::new(disk.clone()))
-        .mark_idle_after(None)
-        .sync_interval(Duration::from_secs(3_600))
+    builder.disk(Arc::new(disk.clone())).mark_idle_after(None).sync_interval(Duration::from_secs(3_600))
 }
 
 /// Waits for what the store's own thread does.
@@ -183,6 +180,9 @@ fn each_durability_lasts_as_long_as_it_says() {
     store.sync().unwrap();
     assert_eq!(syncs(&store), 2, "there was nothing to sync");
     store.insert("f", "lost").unwrap();
+    // The process dies with the machine: what it does on its way out happens on no disk.
+    let lost = disk;
+    let disk = lost.copy();
     drop(store);
     disk.crash(Unsynced::Lost);
     let store = builder(&disk).open().unwrap();
@@ -305,8 +305,8 @@ fn threads_of_all_durabilities_share_turns() {
             let store = store.clone();
             scope.spawn(move || {
                 for number in 0..100_u8 {
-                    let durability =
-                        [Durability::Sync, Durability::Interval, Durability::Buffered][usize::from(thread % 3)];
+                    let durability = [Durability::Sync, Durability::Interval, Durability::Buffered]
+                        [usize::from(thread % 3)];
                     let options = WriteOptions::new().durability(durability);
                     let version = store.insert_with([thread, number], "x", options).unwrap().unwrap();
                     if durability == Durability::Sync {
@@ -361,7 +361,8 @@ fn any_one_call_may_fail_below_buffered_writes() {
         let last = store.stats().unwrap().last;
         assert!(last >= durable, "call {call}: {last} of {durable}");
         let keys: Vec<_> = contents(&store).into_keys().collect();
-        let expected: Vec<_> = (0..u32::try_from(last.0).unwrap()).map(|number| number.to_be_bytes()).collect();
+        let expected: Vec<_> =
+            (0..u32::try_from(last.0).unwrap()).map(|number| number.to_be_bytes()).collect();
         assert_eq!(keys, expected, "call {call}");
         if outcome.is_ok() {
             break;
