@@ -58,6 +58,9 @@ pub mod disk;
 mod error;
 #[allow(dead_code, reason = "compaction is about to keep its books with it")]
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod header;
 mod lock;

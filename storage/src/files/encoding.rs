@@ -31,7 +31,7 @@ pub(super) fn read(file: &dyn DiskFile, path: &Path) -> Result<Vec<u8>> {
 }
 
 impl Catalogue {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         put_count(&mut body, self.epochs.len());
         for epoch in &self.epochs {
@@ -54,7 +54,7 @@ impl Catalogue {
     }
 
     /// Decodes all of a file's bytes, and refuses what contradicts itself.
-    pub(super) fn decode(bytes: &[u8], path: &Path) -> Result<Catalogue> {
+    pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<Catalogue> {
         let FileHeader { store_id, fields } = FileHeader::decode(bytes, Magic::Files, path)?;
         let corrupt = |offset: usize, what| Error::corrupt(path, offset as u64, what);
         let body = &bytes[FILE_HEADER_BYTES..];
