@@ -56,6 +56,8 @@ mod data_file;
 mod directory;
 pub mod disk;
 mod error;
+#[allow(dead_code, reason = "compaction is about to keep its books with it")]
+mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
