@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::disk::Disk;
 use crate::durability::Durability;
 use crate::error::Result;
-use crate::options::Options;
+use crate::options::{Mapping, Options};
 use crate::store::Store;
 
 /// Opens a store with other options than the default ones.
@@ -40,6 +40,20 @@ impl Builder {
     #[must_use]
     pub fn extent_bytes(mut self, bytes: u64) -> Builder {
         self.options = self.options.extent_bytes(bytes);
+        self
+    }
+
+    /// See [`Options::memory_bytes`].
+    #[must_use]
+    pub fn memory_bytes(mut self, bytes: u64) -> Builder {
+        self.options = self.options.memory_bytes(bytes);
+        self
+    }
+
+    /// See [`Options::mapping`].
+    #[must_use]
+    pub fn mapping(mut self, mapping: Mapping) -> Builder {
+        self.options = self.options.mapping(mapping);
         self
     }
 

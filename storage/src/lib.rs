@@ -45,20 +45,31 @@
 //! - A range is no snapshot.
 //! - There is no transaction beyond one batch with one condition.
 
+#![deny(unsafe_code)]
+
 mod batch;
 mod builder;
 mod clock;
 mod commit;
 mod contents;
+#[allow(dead_code, reason = "the engine is about to read through it")]
+mod data_file;
 mod directory;
 pub mod disk;
 mod durability;
 mod error;
+#[allow(dead_code, reason = "compaction is about to keep its books with it")]
+mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod header;
 mod lock;
 mod maintenance;
 mod manifest;
+#[allow(dead_code, reason = "the engine is about to read through it")]
+mod memory;
 mod options;
 mod position;
 mod range;
@@ -79,7 +90,8 @@ pub use durability::Durability;
 pub use error::{Error, Result};
 pub use header::StoreId;
 pub use manifest::METADATA_BYTES_MAX;
-pub use options::{CONTROL_HEADROOM_BYTES, Options};
+pub use memory::MemoryStats;
+pub use options::{CONTROL_HEADROOM_BYTES, Mapping, Options};
 pub use position::{EpochStart, Position, Sequence};
 pub use range::Range;
 pub use reader::{Readable, Reader};
