@@ -137,7 +137,7 @@ pub fn stamp(rows: &Rows, first: Sequence, buffer: &mut Vec<u8>) -> u32 {
 /// Walks rows without verifying them, for benchmarks. Gives how many there are.
 #[must_use]
 pub fn walk(bytes: &[u8]) -> usize {
-    count(bytes, |bytes| decode_stored(bytes))
+    count(bytes, decode_stored)
 }
 
 /// Verifies rows, one after the other, for benchmarks. Gives how many there are.
