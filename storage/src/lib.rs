@@ -48,6 +48,8 @@
 mod batch;
 mod clock;
 mod commit;
+#[cfg_attr(not(test), allow(dead_code, reason = "the store does not call it yet"))]
+mod compaction;
 mod contents;
 mod directory;
 pub mod disk;

@@ -1,0 +1,3 @@
+//! Compaction.
+
+pub(crate) mod policy;
