@@ -31,8 +31,12 @@
 //! from a `Read` of the caller's), spawns nothing, and is not durable by itself: what it knows can always be made
 //! again from the caller's data.
 
+#![forbid(unsafe_code)]
+
 mod btree;
+pub mod filter;
 pub mod hash;
+pub mod tail;
 
 /// Holds README.md to what it shows.
 #[cfg(doctest)]
@@ -42,10 +46,12 @@ struct Readme;
 use std::ops::Bound;
 
 pub use btree::BTreeIndex;
+pub use filter::{Filter, FilterBuilder, FilterError};
 pub use hash::{
     CheckpointError, Full, HashFunction, HashIndex, HashReader, InsertError, LocatorError, PackedLocator,
     xxh3,
 };
+pub use tail::{OrderedTail, TailCursor, TailEntry, TailEntryRef, TailLayers};
 
 /// Where the data of a key lies, for an [`OrderedIndex`]. The index stores it and hands it back; only the caller gives it meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

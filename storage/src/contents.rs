@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 
 use crate::error::{Error, Result};
 use crate::position::Sequence;
-use crate::row::{RowRef, Rows, verified_put};
+use crate::row::{ContentType, Frame, Frames, RowRef, verified};
 use crate::segment::SegmentFile;
 
 /// The applied state of a store.
@@ -30,7 +30,7 @@ pub(crate) struct Shared {
 }
 
 /// A key's value, and the version of the write that made it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// The key.
     pub key: Bytes,
@@ -38,6 +38,20 @@ pub struct Record {
     pub value: Bytes,
     /// The sequence of the write that made it.
     pub version: Sequence,
+    /// When the value expires, in milliseconds since 1970; `None`: never.
+    pub expires_at_ms: Option<u64>,
+    /// What the value is, if its writer said so.
+    pub content_type: Option<ContentType>,
+}
+
+impl Record {
+    /// The record that a put makes, sharing the `encoded` bytes that it was decoded from.
+    pub(crate) fn of_row(encoded: &Bytes, row: RowRef<'_>, version: Sequence) -> Option<Record> {
+        let RowRef::Put { key, value, expires_at_ms, content_type } = row else { return None };
+        let content_type = content_type.map(|text| ContentType::shared(encoded, text));
+        let (key, value) = (encoded.slice_ref(key), encoded.slice_ref(value));
+        Some(Record { key, value, version, expires_at_ms, content_type })
+    }
 }
 
 impl fmt::Debug for Contents {
@@ -97,14 +111,15 @@ impl Place {
         if read < bytes.len() {
             return Err(corrupt("the file ends within a row"));
         }
-        let key_bytes = verified_put(&bytes).map_err(corrupt)?;
-        let value_start = crate::row::ROW_OVERHEAD_BYTES + key_bytes;
         let bytes = Bytes::from(bytes);
-        let found = bytes.slice(crate::row::ROW_OVERHEAD_BYTES..value_start);
-        if found != key {
-            return Err(corrupt("the row is of another key"));
+        let stored = verified(&bytes).map_err(corrupt)?;
+        if stored.sequence != self.version() || stored.bytes.len() != bytes.len() {
+            return Err(corrupt("the row is not the one that the index points at"));
         }
-        Ok(Record { key: found, value: bytes.slice(value_start..), version: self.version() })
+        match Record::of_row(&bytes, stored.row, stored.sequence) {
+            Some(record) if record.key == key => Ok(record),
+            _ => Err(corrupt("the row is of another key")),
+        }
     }
 }
 
@@ -131,9 +146,9 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Adds rows that lie in a file from `offset` on; the first has sequence `first`.
-    pub(crate) fn push(&mut self, file: u32, offset: u64, first: Sequence, rows: &Rows) {
-        for (sequence, frame) in (first.0..).zip(rows.frames()) {
-            let change = match frame.row {
+    pub(crate) fn push(&mut self, file: u32, offset: u64, first: Sequence, rows: Frames<'_>) {
+        for (sequence, frame) in (first.0..).zip(rows) {
+            let change = match frame.stored.row {
                 RowRef::Put { key, .. } => {
                     Change::Put { key: key.into(), locator: locator(file, offset, sequence, &frame) }
                 }
@@ -164,8 +179,8 @@ impl Pending {
 }
 
 /// Files stay below 4 GiB (asserted where segments are rolled), so that 32 bits hold any offset.
-fn locator(file: u32, rows_offset: u64, sequence: u64, frame: &crate::row::Frame<'_>) -> Locator {
+fn locator(file: u32, rows_offset: u64, sequence: u64, frame: &Frame<'_>) -> Locator {
     let offset = u32::try_from(rows_offset + frame.offset as u64).unwrap_or(u32::MAX);
-    let length = u32::try_from(frame.length).unwrap_or(u32::MAX);
+    let length = u32::try_from(frame.stored.bytes.len()).unwrap_or(u32::MAX);
     Locator { file, offset, length, tag: sequence }
 }

@@ -45,19 +45,33 @@
 //! - A range is no snapshot.
 //! - There is no transaction beyond one batch with one condition.
 
+#![deny(unsafe_code)]
+
 mod batch;
+mod builder;
 mod clock;
 mod commit;
 #[cfg_attr(not(test), allow(dead_code, reason = "the store does not call it yet"))]
 mod compaction;
 mod contents;
+#[allow(dead_code, reason = "the engine is about to read through it")]
+mod data_file;
 mod directory;
 pub mod disk;
+mod durability;
 mod error;
+#[allow(dead_code, reason = "compaction is about to keep its books with it")]
+mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod header;
 mod lock;
+mod maintenance;
 mod manifest;
+#[allow(dead_code, reason = "the engine is about to read through it")]
+mod memory;
 mod options;
 mod position;
 mod range;
@@ -68,22 +82,29 @@ mod row;
 mod segment;
 mod store;
 mod window;
+mod write;
 
 pub use batch::LogEntries;
+pub use builder::Builder;
+pub use clock::Clock;
 pub use contents::Record;
+pub use durability::Durability;
 pub use error::{Error, Result};
 pub use header::StoreId;
 pub use manifest::METADATA_BYTES_MAX;
-pub use options::{CONTROL_HEADROOM_BYTES, Options};
+pub use memory::MemoryStats;
+pub use options::{CONTROL_HEADROOM_BYTES, Mapping, Options};
 pub use position::{EpochStart, Position, Sequence};
 pub use range::Range;
 pub use reader::{Readable, Reader};
 pub use recovery::Recovery;
 pub use replicated::{APPEND_OVERHEAD_BYTES, Need, ReplicatedStore, Stats, Verification};
 pub use row::{
-    BATCH_BYTES_MAX, KEY_BYTES_MAX, ROW_OVERHEAD_BYTES, RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
+    BATCH_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, ContentType, KEY_BYTES_MAX, PutOptions, ROW_OVERHEAD_BYTES,
+    RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
 };
-pub use store::{Builder, Conflict, Expected, Store, WriteBatch};
+pub use store::Store;
+pub use write::{Conflict, Expected, WriteBatch, WriteOptions};
 
 /// The README's example, so that it compiles.
 #[cfg(doctest)]

@@ -1,8 +1,11 @@
 //! How a store is laid out on its disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::disk::{Disk, SystemDisk};
+use crate::durability::Durability;
 
 /// Room that growth leaves free in the log for what must go on when the disk is full: deletes and markers.
 pub const CONTROL_HEADROOM_BYTES: u64 = 256 << 10;
@@ -12,18 +15,50 @@ const SEGMENT_BYTES_MIN: u64 = 4 << 10;
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 const EXTENT_BYTES: u64 = 4 << 20;
 const EXTENT_BYTES_MIN: u64 = 4 << 10;
+const SYNC_INTERVAL: Duration = Duration::from_millis(100);
+const MARK_IDLE_AFTER: Duration = Duration::from_millis(10);
 
 /// Options of a store. The defaults suit a server; tests and small devices set less.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub(crate) segment_bytes: u64,
     pub(crate) extent_bytes: u64,
+    /// `None`: half of what there is.
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) mapping: Mapping,
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) durability: Durability,
+    pub(crate) sync_interval: Duration,
+    pub(crate) mark_idle_after: Option<Duration>,
+    pub(crate) clock: Clock,
+}
+
+/// Which files are mapped into memory, and which are read by system calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mapping {
+    /// As many as fit the budget: see [`Options::memory_bytes`].
+    #[default]
+    Auto,
+    /// All. For a store that is known to fit into memory; where it does not, every thread that reads may wait for the disk
+    /// at any moment.
+    Always,
+    /// None.
+    Never,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { segment_bytes: SEGMENT_BYTES, extent_bytes: EXTENT_BYTES, disk: Arc::new(SystemDisk) }
+        Options {
+            segment_bytes: SEGMENT_BYTES,
+            extent_bytes: EXTENT_BYTES,
+            memory_bytes: None,
+            mapping: Mapping::Auto,
+            disk: Arc::new(SystemDisk),
+            durability: Durability::default(),
+            sync_interval: SYNC_INTERVAL,
+            mark_idle_after: Some(MARK_IDLE_AFTER),
+            clock: Clock::system(),
+        }
     }
 }
 
@@ -50,10 +85,57 @@ impl Options {
         self
     }
 
+    /// How much memory the store may use: by default half of what the machine has, or of what the process's control group
+    /// allows, if that is less. In it are the files that are mapped (5/8), the indexes (1/4), and decompressed blocks (1/8);
+    /// what is read by system calls comes from the kernel's cache, beside it. A process with several stores divides.
+    #[must_use]
+    pub fn memory_bytes(mut self, bytes: u64) -> Self {
+        self.memory_bytes = Some(bytes);
+        self
+    }
+
+    /// Which files are mapped into memory: by default as many as fit the budget.
+    #[must_use]
+    pub fn mapping(mut self, mapping: Mapping) -> Self {
+        self.mapping = mapping;
+        self
+    }
+
     /// Another disk than the operating system's.
     #[must_use]
     pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
         self.disk = disk;
+        self
+    }
+
+    /// How durable writes are that do not say so themselves: on the disk ([`Durability::Sync`]) by default. Of a
+    /// [`crate::ReplicatedStore`], whose owner decides when to fsync, it changes nothing.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How long after a write of [`Durability::Interval`] its fsync begins at the latest: 100 ms by default.
+    #[must_use]
+    pub fn sync_interval(mut self, interval: Duration) -> Self {
+        self.sync_interval = interval;
+        self
+    }
+
+    /// Another clock than the system's.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// How long nobody has written before the store notes in its log that all of it is durable: 10 ms by default. Until
+    /// then, damage to the last batch of the log cannot be told from a write that a crash tore. `None`: only closing the
+    /// store, and later writes, do so; then a store that nobody uses does nothing, for tests that count.
+    #[must_use]
+    pub fn mark_idle_after(mut self, idle: Option<Duration>) -> Self {
+        self.mark_idle_after = idle;
         self
     }
 }

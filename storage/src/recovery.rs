@@ -10,7 +10,7 @@ use crate::batch::{BATCH_ALIGNMENT, BATCH_HEADER_BYTES, BatchHeader};
 use crate::error::{Error, Result};
 use crate::header::StoreId;
 use crate::position::Sequence;
-use crate::row::Rows;
+use crate::row::StampedRows;
 use crate::segment::{Chain, SEGMENT_START, Segment, is_zero, write_zeros};
 use crate::window::Window;
 
@@ -32,7 +32,7 @@ pub(crate) struct Batch {
     pub(crate) offset: u64,
     pub(crate) header: BatchHeader,
     /// The rows that count: without those that a later segment cut off.
-    pub(crate) rows: Rows,
+    pub(crate) rows: StampedRows,
 }
 
 /// What a walk over the log knows so far.
@@ -110,10 +110,11 @@ impl Walk {
             return Ok(Err("the file ends within a batch"));
         };
         let rows_end = BATCH_HEADER_BYTES + header.rows_bytes as usize;
-        let rows = Rows::unverified(bytes.slice(BATCH_HEADER_BYTES..rows_end), header.count);
-        if rows.verify().is_err() || rows.checksum() != header.rows_checksum {
-            return Ok(Err("a row of the batch is damaged"));
-        }
+        let rows = bytes.slice(BATCH_HEADER_BYTES..rows_end);
+        let rows = match StampedRows::verified(rows, header.count, header.first, header.rows_checksum) {
+            Ok(rows) => rows,
+            Err(what) => return Ok(Err(what)),
+        };
         if !is_zero(&bytes[rows_end..]) {
             return Ok(Err("the batch's padding is damaged"));
         }
@@ -196,6 +197,8 @@ impl Walk {
     }
 }
 
+const REWRITE_PIECE_BYTES: u64 = 256 << 10;
+
 const TAIL_PIECE_BYTES: u64 = 64 << 10;
 
 const _: () = assert!(TAIL_PIECE_BYTES.is_multiple_of(BATCH_ALIGNMENT));
@@ -224,11 +227,17 @@ impl Unproven {
     /// reached the disk; only a new write makes the next fsync mean what it says.
     pub(crate) fn rewrite(&self, segment: &Segment) -> Result<()> {
         let Some((_, start)) = self.batches.front() else { return Ok(()) };
-        let length = segment.end - start;
         let path = &segment.file.path;
-        let Some(bytes) = Window::new(&segment.file, segment.end).get(*start, length)? else {
-            return Err(Error::corrupt(path, *start, "the file shrank while it was read"));
-        };
-        segment.file.file.write_at(&bytes, *start).map_err(Error::io(path))
+        let (mut window, mut offset) = (Window::new(&segment.file, segment.end), *start);
+        while offset < segment.end {
+            // In pieces: writers that did not wait for an fsync may have left a whole segment of this.
+            let length = REWRITE_PIECE_BYTES.min(segment.end - offset);
+            let Some(bytes) = window.get(offset, length)? else {
+                return Err(Error::corrupt(path, offset, "the file shrank while it was read"));
+            };
+            segment.file.file.write_at(&bytes, offset).map_err(Error::io(path))?;
+            offset += length;
+        }
+        Ok(())
     }
 }

@@ -22,7 +22,8 @@ use support::{Map, contents};
 
 fn open(disk: &FaultyDisk) -> Store {
     let builder = Store::builder("/data/store").segment_bytes(4 << 10).extent_bytes(4 << 10);
-    builder.disk(Arc::new(disk.clone())).open().unwrap()
+    // Nothing happens on the disk but what a test does.
+    builder.disk(Arc::new(disk.clone())).mark_idle_after(None).open().unwrap()
 }
 
 #[test]
@@ -183,16 +184,32 @@ impl Disk for PanickingDisk {
         Ok(self.file(self.disk.open(path)?))
     }
 
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(self.disk.open_read(path)?))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.disk.remove(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_dir(path)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
         self.disk.lock(path)
+    }
+
+    fn lock_existing(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        self.disk.lock_existing(path)
     }
 }
 
@@ -233,7 +250,7 @@ impl DiskFile for PanickingFile {
 fn a_writer_that_panics_ends_writing_for_all() {
     let panics = Arc::new(AtomicBool::new(false));
     let disk = PanickingDisk { disk: FaultyDisk::new(), panics: panics.clone() };
-    let store = Store::builder("/data/store").disk(Arc::new(disk)).open().unwrap();
+    let store = Store::builder("/data/store").disk(Arc::new(disk)).mark_idle_after(None).open().unwrap();
     store.insert("a", "1").unwrap();
     panics.store(true, Ordering::SeqCst);
     thread::scope(|scope| {

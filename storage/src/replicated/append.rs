@@ -2,6 +2,7 @@
 
 use super::{ReplicatedStore, is_control};
 use crate::batch::{BATCH_ALIGNMENT, BATCH_HEADER_BYTES, BatchHeader, LogEntries, batch_bytes};
+use crate::durability::SyncTicket;
 use crate::error::{Error, Result};
 use crate::options::CONTROL_HEADROOM_BYTES;
 use crate::position::Sequence;
@@ -67,6 +68,10 @@ impl ReplicatedStore {
         if entries.rows.count() == 0 {
             return Ok(());
         }
+        if entries.last() > Sequence::MAX {
+            let (actual, limit) = (entries.last().0, Sequence::MAX.0);
+            return Err(Error::TooLarge { what: "the last entry's sequence", actual, limit });
+        }
         let bytes = batch_bytes(entries.rows.encoded().len() as u64);
         if bytes > self.reserved || bytes > self.active.room() {
             // What its reservation covers only in part was admitted already: better to use headroom than to fail it.
@@ -77,11 +82,15 @@ impl ReplicatedStore {
         self.reserved = self.reserved.saturating_sub(bytes);
         let known_commit = self.known_commit.max(known_commit).min(entries.last());
         let offset = self.active.end;
-        let header = self.header(entries, known_commit);
-        self.write_batch(&header, &entries.rows)?;
+        let header = self.write_batch(entries, known_commit)?;
 
         self.active.mark(entries.first, offset);
-        self.pending.push(self.active.id, offset + BATCH_HEADER_BYTES as u64, entries.first, &entries.rows);
+        self.pending.push(
+            self.active.id,
+            offset + BATCH_HEADER_BYTES as u64,
+            entries.first,
+            entries.rows.frames(),
+        );
         self.note_entries(entries.epoch, entries.first);
         self.known_commit = known_commit;
         let link = header.chain(self.manifest.store_id);
@@ -98,7 +107,7 @@ impl ReplicatedStore {
         self.writable()?;
         let last = self.last().sequence;
         if self.durable < last {
-            let synced = self.active.file.file.sync_data().map_err(Error::io(&self.active.file.path));
+            let synced = self.gate.sync(&self.active.file);
             self.poisoning(synced)?;
             self.syncs += 1;
             self.durable = last;
@@ -106,7 +115,58 @@ impl ReplicatedStore {
         Ok(last)
     }
 
-    fn header(&self, entries: &LogEntries, known_commit: Sequence) -> BatchHeader {
+    /// Says in the log that all of it is durable, durably: from then on damage anywhere in it is told from an end that a
+    /// crash tore. For a quiet moment, since it costs an fsync; nothing happens if there is nothing to say, or no room to
+    /// say it. (The embedder's [`crate::Store`] sees to it by itself.)
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the store is poisoned; [`Error::Poisoned`].
+    pub fn mark_durable(&mut self) -> Result<()> {
+        if let Some(ticket) = self.begin_mark()? {
+            let synced = ticket.run();
+            self.poisoning(synced)?;
+        }
+        Ok(())
+    }
+
+    /// An fsync of all that is not durable yet, to be run beside the store.
+    pub(crate) fn begin_sync(&self) -> Option<SyncTicket> {
+        (self.poison.is_none() && self.durable < self.last().sequence).then(|| self.ticket())
+    }
+
+    /// Writes the durable marker. Its fsync is for the caller to run.
+    pub(crate) fn begin_mark(&mut self) -> Result<Option<SyncTicket>> {
+        self.writable()?;
+        let last = self.last().sequence;
+        // The headroom is not for this.
+        let room = self.active.room() >= BATCH_HEADER_BYTES as u64 + CONTROL_HEADROOM_BYTES;
+        if self.durable < last || self.proven >= last || !room {
+            return Ok(None);
+        }
+        self.write_marker()?;
+        Ok(Some(self.ticket()))
+    }
+
+    /// Takes the outcome of an fsync that ran beside the store.
+    pub(crate) fn finish_sync(&mut self, ticket: &SyncTicket, synced: Result<()>) {
+        // A caller of its own it has none: whoever writes next is told.
+        if self.poisoning(synced).is_ok() && ticket.segment == self.active.id && self.durable < ticket.through
+        {
+            self.syncs += 1;
+            self.durable = ticket.through;
+        }
+    }
+
+    fn ticket(&self) -> SyncTicket {
+        SyncTicket {
+            gate: self.gate.clone(),
+            file: self.active.file.clone(),
+            segment: self.active.id,
+            through: self.last().sequence,
+        }
+    }
+
+    fn header(&self, entries: &LogEntries, known_commit: Sequence, rows_checksum: u32) -> BatchHeader {
         BatchHeader {
             // Rows are never longer than BATCH_BYTES_MAX, which 32 bits hold.
             rows_bytes: u32::try_from(entries.rows.encoded().len()).unwrap_or(u32::MAX),
@@ -117,16 +177,18 @@ impl ReplicatedStore {
             known_commit,
             log_time_ms: entries.log_time_ms,
             previous_chain: self.chain.link,
-            rows_checksum: entries.rows.checksum(),
+            rows_checksum,
         }
     }
 
-    /// One write, for the header, the rows and the padding.
-    fn write_batch(&mut self, header: &BatchHeader, rows: &Rows) -> Result<()> {
-        let bytes = header.batch_bytes();
+    /// One write, for the header, the rows and the padding. The rows get their sequences on the way.
+    fn write_batch(&mut self, entries: &LogEntries, known_commit: Sequence) -> Result<BatchHeader> {
         self.buffer.clear();
-        self.buffer.extend_from_slice(&header.encode(self.manifest.store_id));
-        self.buffer.extend_from_slice(rows.encoded());
+        self.buffer.resize(BATCH_HEADER_BYTES, 0);
+        let rows_checksum = entries.rows.stamp_into(entries.first, &mut self.buffer);
+        let header = self.header(entries, known_commit, rows_checksum);
+        self.buffer[..BATCH_HEADER_BYTES].copy_from_slice(&header.encode(self.manifest.store_id));
+        let bytes = header.batch_bytes();
         self.buffer.resize(usize::try_from(bytes).unwrap_or(self.buffer.len()), 0);
         let file = &self.active.file;
         let written = file.file.write_at(&self.buffer, self.active.end).map_err(Error::io(&file.path));
@@ -134,7 +196,7 @@ impl ReplicatedStore {
         self.poisoning(written)?;
         self.active.end += bytes;
         self.proven = self.proven.max(header.previous_durable);
-        Ok(())
+        Ok(header)
     }
 
     /// Sees to it that a batch of so many bytes, and the headroom behind it, have room that is on the disk already: in
@@ -212,18 +274,58 @@ impl ReplicatedStore {
         Ok(())
     }
 
-    /// Writes a batch of no rows, which proves the whole log durable: from then on damage anywhere in it is told from
-    /// a torn tail. Not worth an error: without room for it, the log is as good as after a crash.
+    /// Not worth an error: without room for it, the log is as good as after a crash.
     fn prove_durable(&mut self) -> Result<()> {
         if self.proven >= self.durable || self.active.room() < BATCH_HEADER_BYTES as u64 {
             return Ok(());
         }
+        self.write_marker()?;
+        let synced = self.gate.sync(&self.active.file);
+        self.poisoning(synced)
+    }
+
+    /// Writes a batch of no rows, which says what is durable.
+    fn write_marker(&mut self) -> Result<()> {
         let (epoch, first, rows) = (self.chain.epoch, self.chain.next, Rows::default());
         let nothing = LogEntries { epoch, first, log_time_ms: 0, rows };
-        let header = self.header(&nothing, self.known_commit);
-        self.write_batch(&header, &nothing.rows)?;
-        let file = &self.active.file;
-        let synced = file.file.sync_data().map_err(Error::io(&file.path));
-        self.poisoning(synced)
+        self.write_batch(&nothing, self.known_commit).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::disk::FaultyDisk;
+    use crate::options::Options;
+    use crate::row::RowsBuilder;
+
+    /// The last sequence is written; one beyond it is refused, by name, and the store goes on.
+    #[test]
+    fn sequences_end_where_rows_can_no_longer_hold_them() {
+        let options = Options::new().disk(Arc::new(FaultyDisk::new()));
+        let mut store = ReplicatedStore::open(std::path::Path::new("/data"), options).unwrap();
+        // As if all the entries before had been written: nobody has the time.
+        store.chain.next = Sequence::MAX;
+        let mut rows = RowsBuilder::new();
+        rows.put(b"key", b"value").unwrap();
+        rows.put(b"key", b"next").unwrap();
+        let rows = rows.finish();
+        let entries = |store: &ReplicatedStore, rows| {
+            let first = store.last().sequence.next();
+            LogEntries { epoch: 1, first, log_time_ms: 0, rows }
+        };
+        let refused = "the last entry's sequence: 281474976710656, the limit is 281474976710655";
+        let two = entries(&store, rows.clone());
+        assert_eq!(store.append(&two, Sequence(0)).unwrap_err().to_string(), refused);
+        let one = entries(&store, rows.take(1));
+        store.append(&one, Sequence(0)).unwrap();
+        assert_eq!(store.sync().unwrap(), Sequence::MAX);
+        let beyond = entries(&store, rows.take(1));
+        assert_eq!(store.append(&beyond, Sequence(0)).unwrap_err().to_string(), refused);
+        store.apply(Sequence::MAX).unwrap();
+        let record = crate::Readable::get_record(&store.reader(), b"key").unwrap().unwrap();
+        assert_eq!((&record.value[..], record.version), (&b"value"[..], Sequence::MAX));
     }
 }
