@@ -51,7 +51,7 @@ mod batch;
 mod builder;
 mod clock;
 mod commit;
-#[cfg_attr(not(test), allow(dead_code, reason = "the store does not call it yet"))]
+#[allow(dead_code, reason = "the store does not call it yet")]
 mod compaction;
 mod contents;
 #[allow(dead_code, reason = "the engine is about to read through it")]

@@ -27,6 +27,7 @@ mod windows;
 
 use std::ops::Range;
 
+#[allow(unused_imports, reason = "the store does not call it yet")]
 pub(crate) use windows::{Drops, Planned, plan};
 use windows::{Unfinished, cheapest, cost, unfinished};
 
