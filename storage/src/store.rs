@@ -100,12 +100,30 @@ impl Store {
     }
 
     /// What opening found.
+    ///
+    /// ```
+    /// use paddock_storage::Store;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::open(directory.path())?;
+    /// assert!(store.recovery().created);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn recovery(&self) -> &Recovery {
         &self.recovery
     }
 
     /// The store's directory, as an absolute path.
+    ///
+    /// ```
+    /// use paddock_storage::Store;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::open(directory.path())?;
+    /// assert!(store.path().is_absolute());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
