@@ -74,6 +74,10 @@ torture: ## Kill a writing process hundreds of times, and cut its file system's 
 	PADDOCK_TORTURE_ROUNDS=$(or $(ROUNDS),300) PADDOCK_TORTURE_CUTS=$(or $(CUTS),50) PADDOCK_TORTURE_SEED=$(SEED) \
 		$(CARGO) test --package paddock-storage --test torture --locked -- --include-ignored --nocapture --test-threads 1
 
+.PHONY: fuzz
+fuzz: ## Fuzz what reads files and peers, each target for SECONDS=60 (TARGETS="log run": only these); needs a nightly compiler
+	@CARGO="$(CARGO)" SECONDS_EACH=$(or $(SECONDS),60) scripts/fuzz $(TARGETS)
+
 .PHONY: clean
 clean: ## Remove what was built and what the tests left; your data in ./paddock-data stays
 	$(CARGO) clean

@@ -1,0 +1,40 @@
+//! What is fuzzed: each function takes any bytes, hands them to something that reads what may be damaged or hostile, and
+//! holds what comes out against what must be. It panics where that is wrong; it must never hang, nor take much memory.
+//!
+//! [`TARGETS`] lists them with their seeds. Each has a file in `fuzz_targets/` for cargo-fuzz (`make fuzz`), and the
+//! tests of paddock-storage run all of them over their seeds and mutations of those (storage/tests/fuzz.rs).
+//!
+//! Nearly everything that is stored has a checksum, and random bytes never get past it. So the inputs of a store's files
+//! say in their second byte whether checksums are to be made right first ([`repair`]).
+
+mod index;
+mod repair;
+mod rows;
+mod store;
+
+pub use index::{filter, hash_index};
+pub use rows::rows;
+pub use store::{checkpoint, files, lock, log, manifest, run};
+
+/// Something to fuzz.
+pub struct Target {
+    /// As cargo-fuzz calls it.
+    pub name: &'static str,
+    /// Takes any input, and panics if something is wrong.
+    pub run: fn(&[u8]),
+    /// Inputs that are right, from today's code.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// Everything that is fuzzed.
+pub const TARGETS: [Target; 9] = [
+    Target { name: "rows", run: rows, seeds: rows::seeds },
+    Target { name: "log", run: log, seeds: || store::seeds("log/") },
+    Target { name: "manifest", run: manifest, seeds: || store::seeds("MANIFEST") },
+    Target { name: "lock", run: lock, seeds: || store::seeds("LOCK") },
+    Target { name: "files", run: files, seeds: || store::seeds("FILES") },
+    Target { name: "run", run, seeds: || store::seeds("runs/") },
+    Target { name: "checkpoint", run: checkpoint, seeds: || store::seeds("index/") },
+    Target { name: "hash_index", run: hash_index, seeds: index::hash_index_seeds },
+    Target { name: "filter", run: filter, seeds: index::filter_seeds },
+];
