@@ -45,17 +45,26 @@
 //! - A range is no snapshot.
 //! - There is no transaction beyond one batch with one condition.
 
+#![deny(unsafe_code)]
+
 mod batch;
 mod clock;
 mod commit;
 mod contents;
+#[allow(dead_code, reason = "the engine is about to read through it")]
+mod data_file;
 mod directory;
 pub mod disk;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod header;
 mod lock;
 mod manifest;
+#[allow(dead_code, reason = "the engine is about to read through it")]
+mod memory;
 mod options;
 mod position;
 mod range;
@@ -72,7 +81,8 @@ pub use contents::Record;
 pub use error::{Error, Result};
 pub use header::StoreId;
 pub use manifest::METADATA_BYTES_MAX;
-pub use options::{CONTROL_HEADROOM_BYTES, Options};
+pub use memory::MemoryStats;
+pub use options::{CONTROL_HEADROOM_BYTES, Mapping, Options};
 pub use position::{EpochStart, Position, Sequence};
 pub use range::Range;
 pub use reader::{Readable, Reader};

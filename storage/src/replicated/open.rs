@@ -27,7 +27,7 @@ struct Log {
 
 impl ReplicatedStore {
     pub(crate) fn open_kind(path: &Path, options: Options, kind: Kind) -> Result<Self> {
-        let Options { segment_bytes, extent_bytes, disk } = options;
+        let Options { segment_bytes, extent_bytes, disk, .. } = options;
         let directory = Directory::prepare(path, disk)?;
         let lock = Lock::take(&directory)?;
         directory.remove_unfinished_segments()?;
