@@ -4,17 +4,18 @@
 //! [`TARGETS`] lists them with their seeds. Each has a file in `fuzz_targets/` for cargo-fuzz (`make fuzz`), and the
 //! tests of paddock-storage run all of them over their seeds and mutations of those (storage/tests/fuzz.rs).
 //!
-//! Nearly everything that is stored has a checksum, and random bytes never get past it. So the inputs of a store's files
-//! say in their second byte whether checksums are to be made right first ([`repair`]).
+//! Nearly everything that is stored has a checksum, and random bytes never get past it. So the decoders are tried with
+//! checksums made right as well: by themselves where they are in paddock-storage's `fuzzing`, by [`repair`] elsewhere.
 
 mod index;
 mod repair;
-mod rows;
 mod store;
 
+use paddock_storage::fuzzing::{row_seeds, segment_seeds};
+
 pub use index::{filter, hash_index};
-pub use rows::rows;
-pub use store::{checkpoint, files, lock, log, manifest, run};
+pub use paddock_storage::fuzzing::{manifest, row, rows, segment};
+pub use store::{checkpoint, files, lock, log, run};
 
 /// Something to fuzz.
 pub struct Target {
@@ -27,10 +28,12 @@ pub struct Target {
 }
 
 /// Everything that is fuzzed.
-pub const TARGETS: [Target; 9] = [
-    Target { name: "rows", run: rows, seeds: rows::seeds },
+pub const TARGETS: [Target; 11] = [
+    Target { name: "row", run: row, seeds: row_seeds },
+    Target { name: "rows", run: rows, seeds: row_seeds },
+    Target { name: "segment", run: segment, seeds: segment_seeds },
     Target { name: "log", run: log, seeds: || store::seeds("log/") },
-    Target { name: "manifest", run: manifest, seeds: || store::seeds("MANIFEST") },
+    Target { name: "manifest", run: manifest, seeds: || store::contents("MANIFEST") },
     Target { name: "lock", run: lock, seeds: || store::seeds("LOCK") },
     Target { name: "files", run: files, seeds: || store::seeds("FILES") },
     Target { name: "run", run, seeds: || store::seeds("runs/") },

@@ -1,11 +1,11 @@
 //! A store in which one file has any bytes. What opening it then gives must have been written once, in that version, or
 //! it says what is wrong.
 //!
-//! An input's first byte chooses the file among those of its kind, the second says whether checksums are made right; the
-//! rest is what the file holds.
+//! An input's first byte chooses the file among those of its kind, the second says whether its header's checksum is made right;
+//! the rest is what the file holds.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use paddock_storage::disk::FaultyDisk;
@@ -30,11 +30,6 @@ pub fn log(input: &[u8]) {
     store_file("log/", input);
 }
 
-/// The manifest.
-pub fn manifest(input: &[u8]) {
-    store_file("MANIFEST", input);
-}
-
 /// The lock file.
 pub fn lock(input: &[u8]) {
     store_file("LOCK", input);
@@ -55,7 +50,7 @@ pub fn checkpoint(input: &[u8]) {
     store_file("index/", input);
 }
 
-/// The files themselves, once as they are and once with checksums made right.
+/// The files themselves, once as they are and once with a header made right.
 pub fn seeds(kind: &str) -> Vec<Vec<u8>> {
     let disk = &base().disk;
     let paths = (0..).zip(paths_of(kind));
@@ -63,6 +58,11 @@ pub fn seeds(kind: &str) -> Vec<Vec<u8>> {
     contents
         .flat_map(|(number, bytes)| [0, 1].map(|repaired| [&[number, repaired], &bytes[..]].concat()))
         .collect()
+}
+
+/// The files of a kind, as they are.
+pub fn contents(kind: &str) -> Vec<Vec<u8>> {
+    paths_of(kind).iter().filter_map(|path| base().disk.bytes(path)).collect()
 }
 
 fn paths_of(kind: &str) -> Vec<PathBuf> {
@@ -124,28 +124,13 @@ fn store_file(kind: &str, input: &[u8]) {
     let repaired = repaired & 1 == 1;
     let mut bytes = bytes.to_vec();
     if repaired {
-        repair_file(kind, &mut bytes);
+        repair::file_header(&mut bytes);
     }
     let disk = base().disk.copy();
     disk.set_bytes(path, &bytes);
     let Some(before) = look(&disk, repaired) else { return };
     // What opening did about it stays so.
     assert_eq!(look(&disk, repaired).as_ref(), Some(&before), "opened again");
-}
-
-fn repair_file(kind: &str, bytes: &mut [u8]) {
-    match kind {
-        "log/" => {
-            repair::file_header(bytes);
-            let manifest = base().disk.bytes(&Path::new(DIRECTORY).join("MANIFEST")).unwrap();
-            repair::segment(bytes, &manifest[16..32]);
-        }
-        "MANIFEST" => {
-            repair::manifest(bytes);
-            repair::file_header(bytes);
-        }
-        _ => repair::file_header(bytes),
-    }
 }
 
 /// Opens the store and reads all of it. `None`: it says that something is wrong.

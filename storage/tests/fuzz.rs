@@ -61,8 +61,8 @@ fn feed(target: &Target, input: &[u8], case: &str) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (target.run)(input))) {
         let path = std::env::temp_dir().join(format!("paddock-fuzz-{}", target.name));
         std::fs::write(&path, input).unwrap();
-        println!("target {}, {case}; the input is in {}", target.name, path.display());
-        std::panic::resume_unwind(panic);
+        let said = panic.downcast_ref::<String>().map_or("see above", String::as_str);
+        panic!("target {}, {case}: {said}\nThe input is in {}", target.name, path.display());
     }
 }
 
@@ -98,4 +98,4 @@ macro_rules! targets {
     };
 }
 
-targets!(rows, log, manifest, lock, files, run, checkpoint, hash_index, filter);
+targets!(row, rows, segment, log, manifest, lock, files, run, checkpoint, hash_index, filter);
