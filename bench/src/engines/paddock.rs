@@ -75,6 +75,10 @@ impl Engine for Paddock {
         Ok(())
     }
 
+    fn index_bytes(&self) -> Result<Option<u64>> {
+        Ok(Some(self.store.stats()?.index_bytes))
+    }
+
     fn close(self: Box<Self>) -> Result<()> {
         self.store.close()?;
         Ok(())
