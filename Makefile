@@ -51,7 +51,7 @@ bench: ## Run the benchmarks
 	$(CARGO) bench --workspace --locked
 
 .PHONY: bench-engines
-bench-engines: ## Compare the storage engine with RocksDB, fjall, redb, LMDB and sled; ten minutes (flags: ARGS="--rounds 7")
+bench-engines: ## Compare the storage engine with RocksDB, fjall, redb, LMDB and sled; 20 minutes (flags: ARGS="--rounds 7")
 	@CARGO="$(CARGO)" scripts/bench-engines $(ARGS)
 
 .PHONY: cluster
