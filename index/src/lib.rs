@@ -33,6 +33,7 @@
 
 mod btree;
 pub mod hash;
+pub mod tail;
 
 /// Holds README.md to what it shows.
 #[cfg(doctest)]
@@ -46,6 +47,7 @@ pub use hash::{
     CheckpointError, Full, HashFunction, HashIndex, HashReader, InsertError, LocatorError, PackedLocator,
     xxh3,
 };
+pub use tail::{OrderedTail, TailCursor, TailEntry, TailEntryRef, TailLayers};
 
 /// Where the data of a key lies, for an [`OrderedIndex`]. The index stores it and hands it back; only the caller gives it meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

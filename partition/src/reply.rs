@@ -180,6 +180,7 @@ mod tests {
             key: Bytes::from_static(b"k"),
             value: Bytes::from(vec![0; STREAM_BYTES_MAX / 2]),
             version: Sequence(1),
+            ..Record::default()
         };
         Reply { operation_id, epoch: Epoch(1), answer: Answer::Read(Some(record)) }
     }

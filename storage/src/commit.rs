@@ -70,6 +70,7 @@ fn share(error: Error, count: usize) -> Vec<Result<Outcome>> {
     let again = || match &error {
         Error::DiskFull { path } => Error::DiskFull { path: path.clone() },
         Error::Poisoned { reason } => Error::Poisoned { reason: reason.clone() },
+        Error::TooLarge { what, actual, limit } => Error::TooLarge { what, actual: *actual, limit: *limit },
         other => Error::Poisoned { reason: other.to_string() },
     };
     let mut answers: Vec<Result<Outcome>> = (1..count).map(|_| Err(again())).collect();
@@ -139,9 +140,8 @@ impl<'a> Draft<'a> {
     fn note(&mut self, row: RowRef<'_>, encoded: &Bytes) {
         let Some(overlay) = &mut self.overlay else { return };
         match row {
-            RowRef::Put { key, value } => {
-                let (key, value) = (encoded.slice_ref(key), encoded.slice_ref(value));
-                overlay.insert(key.clone(), Some(Record { key, value, version: self.last }));
+            RowRef::Put { key, .. } => {
+                overlay.insert(encoded.slice_ref(key), Record::of_row(encoded, row, self.last));
             }
             RowRef::Delete { key } => {
                 overlay.insert(encoded.slice_ref(key), None);

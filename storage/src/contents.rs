@@ -11,7 +11,8 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use arc_swap::Guard;
 use paddock_index::{HashIndex, HashReader, OrderedTail, PackedLocator};
@@ -21,7 +22,7 @@ use crate::capture::Capture;
 use crate::error::Result;
 use crate::file_table::{FileTable, Files, Handle, is_tombstone};
 use crate::position::Sequence;
-use crate::row::{Rows, StoredRow, decode_stored, verified};
+use crate::row::{Frames, StoredRow, decode_stored, verified};
 use crate::row_buffer::with_buffer;
 use crate::view::{FrozenTail, View};
 
@@ -48,6 +49,8 @@ pub(crate) struct Contents {
 struct Parts {
     tail: OrderedTail,
     view: Arc<View>,
+    /// Keys that had a value when `applied` was set.
+    records: u64,
 }
 
 /// A row that has been copied elsewhere, or that nobody needs in the hash index any more.
@@ -83,7 +86,7 @@ impl Contents {
             hash: Mutex::new(hash),
             lookup,
             files: Files::default(),
-            parts: Mutex::new(Parts { tail: OrderedTail::new(), view: Arc::default() }),
+            parts: Mutex::new(Parts { tail: OrderedTail::new(), view: Arc::default(), records: 0 }),
             generation: AtomicU64::new(0),
             complete: AtomicBool::new(true),
             has_cold: AtomicBool::new(false),
@@ -97,9 +100,9 @@ impl Contents {
         Sequence(self.applied.load(Acquire))
     }
 
-    /// How many keys have a value. With cold runs an estimate: see [`Contents::apply`].
+    /// How many keys have a value, as of what is applied. With cold runs an estimate: see [`Pointing::point`].
     pub(crate) fn records(&self) -> u64 {
-        self.records.load(Relaxed)
+        self.parts.lock().records
     }
 
     /// Bytes of memory that the hash index takes.
@@ -127,20 +130,26 @@ impl Contents {
 
     /// Everything as it is now, consistent: what is applied later is not in it.
     pub(crate) fn capture(&self) -> Capture {
+        self.capture_counted().0
+    }
+
+    /// The same, and how many keys have a value in it.
+    pub(crate) fn capture_counted(&self) -> (Capture, u64) {
         let mut parts = self.parts.lock();
-        Capture {
+        let capture = Capture {
             at: self.applied(),
             layers: parts.tail.layers(),
             view: parts.view.clone(),
             files: self.files.load_full(),
-        }
+        };
+        (capture, parts.records)
     }
 
     /// What `take` makes of a key's newest row; `None` when it has none or is deleted.
     pub(crate) fn read<T>(&self, key: &[u8], mut take: impl FnMut(&StoredRow<'_>) -> T) -> Result<Option<T>> {
         loop {
             let generation = self.generation.load(Acquire);
-            match self.read_hashed(key, &mut take)? {
+            match self.read_hashed(key, Sequence(u64::MAX), &mut take)? {
                 Hashed::Newest(taken) => return Ok(taken),
                 Hashed::TooNew => return self.capture().read(key, take),
                 Hashed::Moved => continue,
@@ -162,9 +171,24 @@ impl Contents {
         }
     }
 
+    /// The same as of a capture, which need not be of now.
+    pub(crate) fn read_as_of<T>(
+        &self,
+        capture: &Capture,
+        key: &[u8],
+        mut take: impl FnMut(&StoredRow<'_>) -> T,
+    ) -> Result<Option<T>> {
+        match self.read_hashed(key, capture.at, &mut take)? {
+            // Its newest row is old enough: it was the newest then, too.
+            Hashed::Newest(taken) => Ok(taken),
+            Hashed::TooNew | Hashed::Moved | Hashed::Nothing => capture.read(key, take),
+        }
+    }
+
     fn read_hashed<T>(
         &self,
         key: &[u8],
+        at: Sequence,
         take: &mut impl FnMut(&StoredRow<'_>) -> T,
     ) -> Result<Hashed<T>> {
         with_buffer(|buffer| {
@@ -178,10 +202,10 @@ impl Contents {
                 // Verified before its key is believed: else a damaged key would look like another one's, and the row
                 // would seem not to exist.
                 let row = file.row_at(place, buffer)?;
-                if row.row.key() != key {
+                if row.row.key() != Some(key) {
                     return Ok(false);
                 }
-                hashed = if row.sequence > self.applied() {
+                hashed = if row.sequence > at.min(self.applied()) {
                     Hashed::TooNew
                 } else {
                     Hashed::Newest(row.row.is_put().then(|| take(&row)))
@@ -194,21 +218,25 @@ impl Contents {
 
     /// Takes rows in that lie in a file from `offset` on, the first of them with sequence `first`. They are seen from
     /// [`Contents::set_applied`] on.
-    pub(crate) fn apply(&self, handle: Handle, offset: u64, first: Sequence, rows: &Rows) {
-        let mut places = Vec::with_capacity(rows.count() as usize);
+    pub(crate) fn apply(&self, handle: Handle, offset: u64, first: Sequence, frames: &Frames<'_>) {
         let cold = self.has_cold.load(Acquire).then(|| self.view());
-        let mut pointing = Pointing { contents: self, cold: cold.as_deref(), hash: self.hash.lock(), files: self.files.load() };
-        for frame in rows.frames() {
-            let tombstone = !frame.row.is_put();
-            let place = handle.place(tombstone, offset + frame.offset as u64, frame.length);
-            let place = place.filter(|_| !frame.row.is_marker());
-            places.push(place.filter(|place| pointing.point(frame.row.key(), *place, frame.length as u64)));
+        let mut places = Vec::new();
+        let mut pointing =
+            Pointing { contents: self, cold: cold.as_deref(), hash: self.hash.lock(), files: self.files.load() };
+        for frame in frames.clone() {
+            let Some(key) = frame.stored.row.key() else {
+                places.push(None);
+                continue;
+            };
+            let length = frame.stored.bytes.len();
+            let place = handle.place(!frame.stored.row.is_put(), offset + frame.offset as u64, length);
+            places.push(place.filter(|place| pointing.point(key, *place, length as u64)));
         }
         drop(pointing);
         let mut parts = self.parts.lock();
-        for ((sequence, frame), place) in (first.0..).zip(rows.frames()).zip(places) {
-            if let Some(place) = place {
-                parts.tail.push(frame.row.key(), sequence, place, is_tombstone(place));
+        for ((sequence, frame), place) in (first.0..).zip(frames.clone()).zip(places) {
+            if let (Some(place), Some(key)) = (place, frame.stored.row.key()) {
+                parts.tail.push(key, sequence, place, is_tombstone(place));
             }
         }
     }
@@ -216,7 +244,8 @@ impl Contents {
     /// From now on readers see everything up to here.
     pub(crate) fn set_applied(&self, through: Sequence) {
         // Under the lock, so that a capture has either all of it or knows that it has not.
-        let _parts = self.parts.lock();
+        let mut parts = self.parts.lock();
+        parts.records = self.records.load(Relaxed);
         self.applied.store(through.0, Release);
     }
 
@@ -351,7 +380,7 @@ fn row_of(files: &FileTable, place: PackedLocator, key: &[u8], buffer: &mut Vec<
     let Some(file) = files.of(place) else { return damaged };
     let Ok(bytes) = file.bytes_at(place, buffer) else { return damaged };
     match decode_stored(bytes) {
-        Some(row) if row.row.key() == key => Known::Row(row.sequence),
+        Some(row) if row.row.key() == Some(key) => Known::Row(row.sequence),
         // Verified only now: this happens once in very many lookups.
         _ if verified(bytes).is_ok() => Known::AnotherKey,
         _ => damaged,

@@ -49,15 +49,17 @@ pub enum Error {
         /// The failure, as text.
         reason: String,
     },
-    /// A newer version of this software wrote the file.
-    #[error("{}: format {found}, this build reads up to {supported}", path.display())]
+    /// Another version of this software wrote the file: a newer one, or one older than any that was released.
+    #[error("{}: format {found}, this build reads {}", path.display(), formats(*oldest, *newest))]
     Format {
         /// The file.
         path: PathBuf,
         /// Its format.
         found: u32,
-        /// The newest format that this build knows.
-        supported: u32,
+        /// The oldest format that this build reads.
+        oldest: u32,
+        /// The newest format that this build reads, the one that it writes.
+        newest: u32,
     },
     /// The directory holds the other kind of store: a replicated one is not opened as an embedded one, since
     /// that would take entries for committed that may not be; nor the other way round.
@@ -80,6 +82,9 @@ pub enum Error {
         /// The largest that is allowed.
         limit: u64,
     },
+    /// A content type is text of at least one character of printable ASCII. Nothing was written.
+    #[error("the content type is empty, or has other characters than printable ASCII")]
+    ContentType,
     /// Keys have at least one byte. Nothing was written.
     #[error("the key is empty, it needs at least 1 byte")]
     EmptyKey,
@@ -105,6 +110,10 @@ pub enum Error {
     /// The store was closed through another of its handles.
     #[error("the store is closed")]
     Closed,
+}
+
+fn formats(oldest: u32, newest: u32) -> String {
+    if oldest == newest { format!("format {newest}") } else { format!("formats {oldest} to {newest}") }
 }
 
 impl Error {

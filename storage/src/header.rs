@@ -6,7 +6,10 @@ use std::path::Path;
 use crate::error::{Error, Result};
 
 /// The format that this build writes, and the newest that it reads.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
+
+/// The oldest format that this build reads: format 1 was never released.
+pub(crate) const FORMAT_OLDEST: u32 = 2;
 
 pub(crate) const FILE_HEADER_BYTES: usize = 64;
 
@@ -61,7 +64,7 @@ impl FileHeader {
         bytes
     }
 
-    /// Decodes the header that `bytes` begin with. Damage is told from a newer format by the checksum, which
+    /// Decodes the header that `bytes` begin with. Damage is told from another format by the checksum, which
     /// every format has in the same place.
     pub(crate) fn decode(bytes: &[u8], magic: Magic, path: &Path) -> Result<FileHeader> {
         let Some(header) = bytes.first_chunk::<FILE_HEADER_BYTES>() else {
@@ -74,15 +77,21 @@ impl FileHeader {
             return Err(Error::corrupt(path, 0, "the file is of another kind"));
         }
         let found = read_u32(header, 8);
-        if found != FORMAT {
-            return Err(Error::Format { path: path.to_path_buf(), found, supported: FORMAT });
-        }
+        check_format(found, path)?;
         let mut store_id = [0; 16];
         store_id.copy_from_slice(&header[16..32]);
         let mut fields = [0; 32];
         fields.copy_from_slice(&header[32..]);
         Ok(FileHeader { store_id: StoreId(store_id), fields })
     }
+}
+
+/// Refuses a format that this build does not read.
+pub(crate) fn check_format(found: u32, path: &Path) -> Result<()> {
+    if (FORMAT_OLDEST..=FORMAT).contains(&found) {
+        return Ok(());
+    }
+    Err(Error::Format { path: path.to_path_buf(), found, oldest: FORMAT_OLDEST, newest: FORMAT })
 }
 
 fn checksum(header: &[u8; FILE_HEADER_BYTES]) -> u32 {

@@ -79,7 +79,8 @@ pub use reader::{Readable, Reader};
 pub use recovery::Recovery;
 pub use replicated::{APPEND_OVERHEAD_BYTES, Need, ReplicatedStore, Stats, Verification};
 pub use row::{
-    BATCH_BYTES_MAX, KEY_BYTES_MAX, ROW_OVERHEAD_BYTES, RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
+    BATCH_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, ContentType, KEY_BYTES_MAX, PutOptions, ROW_OVERHEAD_BYTES,
+    RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
 };
 pub use store::{Builder, Conflict, Expected, Store, WriteBatch};
 

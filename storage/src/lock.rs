@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::directory::Directory;
 use crate::disk::{DiskLock, read_small};
 use crate::error::{Error, Result};
-use crate::header::{FORMAT, StoreId};
+use crate::header::{FORMAT, StoreId, check_format};
 
 /// More than any format's line will need.
 const LINE_BYTES_MAX: u64 = 4_096;
@@ -19,7 +19,7 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock, and refuses a store of a newer format before anything else of it is read.
+    /// Takes the lock, and refuses a store of another format before anything else of it is read.
     pub(crate) fn take(directory: &Directory) -> Result<Lock> {
         let path = directory.lock_path();
         let locked = directory.disk.lock(&path).map_err(Error::space(&path))?;
@@ -56,11 +56,11 @@ fn parse(bytes: &[u8], path: &Path) -> Result<Option<String>> {
     let ["paddock-storage", "format", format, "store", rest @ ..] = words.as_slice() else {
         return Err(Error::corrupt(path, 0, "not the lock of a store"));
     };
-    match (format.parse(), rest) {
-        (Ok(FORMAT), [store]) => Ok(Some((*store).to_string())),
-        (Ok(found), _) if found > FORMAT => {
-            Err(Error::Format { path: path.to_path_buf(), found, supported: FORMAT })
-        }
-        _ => Err(Error::corrupt(path, 0, "not the lock of a store")),
+    let not_ours = || Error::corrupt(path, 0, "not the lock of a store");
+    // What follows the number may be different in another format.
+    check_format(format.parse().ok().filter(|format| *format > 0).ok_or_else(not_ours)?, path)?;
+    match rest {
+        [store] => Ok(Some((*store).to_string())),
+        _ => Err(not_ours()),
     }
 }

@@ -129,7 +129,7 @@ impl Manifest {
             return corrupt(44, "the checksum of the owner's value does not match");
         }
         if !is_zero(&fields[17..]) {
-            return corrupt(49, "bytes that format 1 leaves zero are not");
+            return corrupt(49, "bytes that this format leaves zero are not");
         }
         let kind = match fields[16] {
             0 => Kind::Replicated,

@@ -7,6 +7,10 @@ use std::fmt;
 pub struct Sequence(pub u64);
 
 impl Sequence {
+    /// The last one that there can be: rows hold it in 48 bits. A write beyond it is refused
+    /// ([`crate::Error::TooLarge`]).
+    pub const MAX: Sequence = Sequence((1 << 48) - 1);
+
     /// The one after this.
     #[must_use]
     pub fn next(self) -> Sequence {

@@ -44,7 +44,7 @@ impl Record {
             record.expires_at_ms = expires_at_ms;
             record.content_type = content_type.map(|text| {
                 let end = key_start;
-                ContentType::within(copied.slice(end - text.len()..end))
+                ContentType::verified(copied.slice(end - text.len()..end))
             });
         }
         Some(record)

@@ -10,7 +10,7 @@ use crate::batch::{BATCH_ALIGNMENT, BATCH_HEADER_BYTES, BatchHeader};
 use crate::error::{Error, Result};
 use crate::header::StoreId;
 use crate::position::Sequence;
-use crate::row::Rows;
+use crate::row::StampedRows;
 use crate::segment::{Chain, SEGMENT_START, Segment, is_zero, write_zeros};
 use crate::window::Window;
 
@@ -32,7 +32,7 @@ pub(crate) struct Batch {
     pub(crate) offset: u64,
     pub(crate) header: BatchHeader,
     /// The rows that count: without those that a later segment cut off.
-    pub(crate) rows: Rows,
+    pub(crate) rows: StampedRows,
 }
 
 /// What a walk over the log knows so far.
@@ -110,10 +110,11 @@ impl Walk {
             return Ok(Err("the file ends within a batch"));
         };
         let rows_end = BATCH_HEADER_BYTES + header.rows_bytes as usize;
-        let rows = Rows::unverified(bytes.slice(BATCH_HEADER_BYTES..rows_end), header.count);
-        if rows.verify().is_err() || rows.checksum() != header.rows_checksum {
-            return Ok(Err("a row of the batch is damaged"));
-        }
+        let rows = bytes.slice(BATCH_HEADER_BYTES..rows_end);
+        let rows = match StampedRows::verified(rows, header.count, header.first, header.rows_checksum) {
+            Ok(rows) => rows,
+            Err(what) => return Ok(Err(what)),
+        };
         if !is_zero(&bytes[rows_end..]) {
             return Ok(Err("the batch's padding is damaged"));
         }

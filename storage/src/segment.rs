@@ -118,7 +118,7 @@ impl Segment {
             return Err(Error::corrupt(&path, 32, what));
         }
         if !is_zero(&fields[24..]) {
-            return Err(Error::corrupt(&path, 56, "bytes that format 1 leaves zero are not"));
+            return Err(Error::corrupt(&path, 56, "bytes that this format leaves zero are not"));
         }
         let file = SegmentFile { path, file };
         Ok(Segment { id, start, file, end: SEGMENT_START, allocated, marks: Vec::new() })

@@ -34,7 +34,7 @@ fn zeros(bytes: &[u8]) -> bool {
 /// "File header": checks it, and gives the store id.
 fn file_header(bytes: &[u8], magic: &[u8; 8]) -> Vec<u8> {
     assert_eq!(&bytes[..8], magic);
-    assert_eq!(number(&bytes[8..12]), 1);
+    assert_eq!(number(&bytes[8..12]), 2);
     assert_eq!(number(&bytes[12..16]), u64::from(crc(&[&bytes[..12], &bytes[16..64]])));
     bytes[16..32].to_vec()
 }
@@ -98,7 +98,7 @@ impl Found {
         assert!(epoch >= self.epoch && first == self.next() && durable < first && commit < first + count);
         assert_eq!(number(&bytes[56..64]), self.chain);
         assert!(zeros(&bytes[68..72]));
-        let rows = self.rows(&bytes[72..72 + length], epoch, count, end);
+        let rows = self.rows(&bytes[72..72 + length], epoch, first, count, end);
         assert_eq!(number(&bytes[64..68]), u64::from(crc(&[&rows])));
         if count > 0 {
             self.epoch = epoch;
@@ -114,20 +114,33 @@ impl Found {
         padded
     }
 
-    /// "Row", one after the other: gives their CRCs.
-    fn rows(&mut self, mut bytes: &[u8], epoch: u64, count: u64, end: u64) -> Vec<u8> {
+    /// "Row", one after the other: gives their checksums.
+    fn rows(&mut self, mut bytes: &[u8], epoch: u64, first: u64, count: u64, end: u64) -> Vec<u8> {
         let mut checksums = Vec::new();
-        for _ in 0..count {
-            let (key_length, value_length) = (number(&bytes[6..8]) as usize, number(&bytes[8..12]) as usize);
-            let (row, rest) = bytes.split_at(12 + key_length + value_length);
-            assert_eq!(number(&row[..4]), u64::from(crc(&[&row[4..]])));
-            assert_eq!(row[5], 0);
-            let (key, value) = row[12..].split_at(key_length);
-            let entry = match row[4] {
-                0 => Entry::Put(key.into(), value.into()),
-                1 if value.is_empty() => Entry::Delete(key.into()),
-                2 if key.is_empty() => Entry::Marker(value.into()),
-                flags => panic!("a row with flags {flags}"),
+        for sequence in first..first + count {
+            let (key_length, word) = (number(&bytes[10..12]) as usize, number(&bytes[12..16]));
+            let (value_length, kind, flags) = ((word % (1 << 27)) as usize, word >> 27 & 3, word >> 29);
+            let (mut at, mut expiry, mut content_type) = (16, None, None);
+            if flags & 1 == 1 {
+                expiry = Some(number(&bytes[at..at + 8]));
+                at += 8;
+            }
+            if flags & 2 == 2 {
+                let text = &bytes[at + 1..at + 1 + usize::from(bytes[at])];
+                assert!(!text.is_empty() && text.iter().all(|byte| (0x20..=0x7e).contains(byte)));
+                at += 1 + text.len();
+                content_type = Some(String::from_utf8(text.to_vec()).unwrap());
+            }
+            let (row, rest) = bytes.split_at(at + key_length + value_length);
+            assert_eq!(number(&row[..4]), u64::from(crc(&[&row[10..]]) ^ crc(&[&row[4..10]])));
+            assert_eq!(number(&row[4..10]), sequence);
+            let (key, value) = row[at..].split_at(key_length);
+            let entry = match (kind, flags) {
+                (0, 0) => Entry::Put(key.into(), value.into()),
+                (0, 1..=3) => Entry::PutWith(key.into(), value.into(), expiry, content_type),
+                (1, 0) if value.is_empty() => Entry::Delete(key.into()),
+                (2, 0) if key.is_empty() => Entry::Marker(value.into()),
+                other => panic!("a row of kind and flags {other:?}"),
             };
             if self.next() < end {
                 self.entries.push((epoch, entry));
@@ -144,7 +157,7 @@ fn decode(directory: &Path) -> (Manifest, Found) {
     let manifest = manifest(&fs::read(directory.join("MANIFEST")).unwrap());
     let id: String = manifest.store_id.iter().map(|byte| format!("{byte:02x}")).collect();
     let lock = fs::read_to_string(directory.join("LOCK")).unwrap();
-    assert_eq!(lock, format!("paddock-storage format 1 store {id}\n"));
+    assert_eq!(lock, format!("paddock-storage format 2 store {id}\n"));
     let names = fs::read_dir(directory.join("log")).unwrap();
     let mut names: Vec<String> = names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -161,7 +174,7 @@ fn decode(directory: &Path) -> (Manifest, Found) {
 
 #[test]
 fn golden_files_are_as_the_document_says() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/format-1");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/format-2");
     let (manifest, found) = decode(&golden);
     assert_eq!((&manifest.value[..], manifest.standalone), (&b"golden"[..], false));
     let expected = [
@@ -171,9 +184,12 @@ fn golden_files_are_as_the_document_says() {
         (2, Entry::put("apple", "yellow")),
         (2, Entry::Delete(b"pear".to_vec())),
         (2, Entry::put("quince", "")),
+        (2, Entry::put_with("plum", "blue", Some(1_800_000_000_000), None)),
+        (2, Entry::put_with("page", "<p>", None, Some("text/html; charset=utf-8"))),
+        (2, Entry::put_with("fig", "", Some(u64::MAX), Some("a"))),
     ];
     assert_eq!(found.entries, expected);
-    assert_eq!((found.known_commit, found.proven, found.batches_without_rows), (4, 6, 1));
+    assert_eq!((found.known_commit, found.proven, found.batches_without_rows), (4, 9, 1));
 }
 
 /// A store that has seen everything: many segments, cuts in the middle of batches and before them, restarts, large rows.
@@ -191,6 +207,12 @@ fn files_of_today_are_as_the_document_says() {
             Entry::Marker(value.clone()),
             Entry::Put(vec![1; round as usize * 9], value),
             Entry::Delete(vec![2]),
+            Entry::put_with(
+                "dated",
+                "x",
+                (round % 2 == 0).then_some(round),
+                Some(&"t".repeat(round as usize * 8)),
+            ),
         ];
         append(&mut store, round / 3, &entries, round).unwrap();
         let last = store.last().sequence.0;

@@ -105,9 +105,9 @@ fn a_long_manifest_of_a_newer_format_is_refused_with_both_numbers() {
         let (path, ..) = corrupt_at(&disk);
         assert_eq!(path, Path::new(MANIFEST));
     }
-    craft(&disk, MANIFEST, |bytes| bytes[8] = 2);
+    craft(&disk, MANIFEST, |bytes| bytes[8] = 3);
     let error = open(&disk).unwrap_err();
-    assert!(matches!(error, Error::Format { found: 2, supported: 1, .. }), "{error}");
+    assert!(matches!(error, Error::Format { found: 3, newest: 2, .. }), "{error}");
 }
 
 /// A peer may send any number.

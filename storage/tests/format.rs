@@ -33,7 +33,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The store in tests/golden/format-1, as it was written: two segments, the second behind a cut within a batch.
+/// The store in tests/golden/format-2, as it was written: two segments, the second behind a cut within a batch.
 fn write_golden(path: &Path) {
     let mut store = ReplicatedStore::open(path, Options::new().extent_bytes(4 << 10)).unwrap();
     store.set_metadata(b"golden").unwrap();
@@ -42,7 +42,14 @@ fn write_golden(path: &Path) {
     store.truncate_after(Sequence(2)).unwrap();
     append(&mut store, 2, &[Entry::Marker(b"epoch 2".to_vec()), Entry::put("apple", "yellow")], 2).unwrap();
     store.sync().unwrap();
-    append(&mut store, 2, &[Entry::Delete(b"pear".to_vec()), Entry::put("quince", "")], 4).unwrap();
+    let last = [
+        Entry::Delete(b"pear".to_vec()),
+        Entry::put("quince", ""),
+        Entry::put_with("plum", "blue", Some(1_800_000_000_000), None),
+        Entry::put_with("page", "<p>", None, Some("text/html; charset=utf-8")),
+        Entry::put_with("fig", "", Some(u64::MAX), Some("a")),
+    ];
+    append(&mut store, 2, &last, 4).unwrap();
     store.close().unwrap();
 }
 
@@ -50,33 +57,34 @@ fn write_golden(path: &Path) {
 #[test]
 #[ignore = "writes golden files, which stay as they are for good"]
 fn writes_the_golden_files() {
-    assert!(!golden(1).exists(), "golden files are never rewritten");
-    write_golden(&golden(1));
+    assert!(!golden(2).exists(), "golden files are never rewritten");
+    write_golden(&golden(2));
 }
 
 #[test]
-fn golden_files_of_format_1_are_read() {
+fn golden_files_of_format_2_are_read() {
     let directory = tempfile::tempdir().unwrap();
-    copy(&golden(1), directory.path());
+    copy(&golden(2), directory.path());
     let mut store = ReplicatedStore::open(directory.path(), Options::new()).unwrap();
     assert_eq!(store.metadata(), b"golden");
-    assert_eq!(store.last(), Position { epoch: 2, sequence: Sequence(6) });
+    assert_eq!(store.last(), Position { epoch: 2, sequence: Sequence(9) });
     assert_eq!((store.known_commit(), store.applied()), (Sequence(4), Sequence(4)));
     assert_eq!(store.reader().get(b"pear").unwrap().unwrap(), "green");
-    store.apply(Sequence(6)).unwrap();
-    let expected = [("apple", "yellow"), ("quince", "")].map(|(key, value)| (key.into(), value.into()));
+    store.apply(Sequence(9)).unwrap();
+    let expected = [("apple", "yellow"), ("quince", ""), ("plum", "blue"), ("page", "<p>"), ("fig", "")]
+        .map(|(key, value)| (key.into(), value.into()));
     assert_eq!(contents(&store.reader()), support::Map::from(expected));
-    assert_eq!(log(&store).len(), 6);
+    assert_eq!(log(&store).len(), 9);
 }
 
 /// Written today, the same store has the same bytes, but for the random store id and the checksums over it.
 #[test]
-fn format_1_is_still_what_is_written() {
+fn format_2_is_still_what_is_written() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
     write_golden(&path);
     for name in ["MANIFEST", "log/00000000000000000001.log", "log/00000000000000000003.log"] {
-        let (expected, found) = (fs::read(golden(1).join(name)).unwrap(), fs::read(path.join(name)).unwrap());
+        let (expected, found) = (fs::read(golden(2).join(name)).unwrap(), fs::read(path.join(name)).unwrap());
         // The golden files were cut within their zeros, to be small.
         let (found, zeros) = found.split_at(expected.len());
         assert!(zeros.iter().all(|byte| *byte == 0), "{name}");
@@ -95,25 +103,30 @@ fn is_salted(bytes: &[u8], at: usize) -> bool {
 }
 
 #[test]
-fn a_newer_format_is_refused_with_both_numbers() {
-    for name in ["MANIFEST", "log/00000000000000000001.log"] {
+fn another_format_is_refused_with_its_number_and_ours() {
+    let names = ["MANIFEST", "log/00000000000000000001.log"];
+    // Format 1 was never released.
+    for (name, format) in names.into_iter().flat_map(|name| [(name, 1), (name, 3)]) {
         let directory = tempfile::tempdir().unwrap();
-        copy(&golden(1), directory.path());
+        copy(&golden(2), directory.path());
         let path = directory.path().join(name);
         let mut bytes = fs::read(&path).unwrap();
-        bytes[8] = 2;
+        bytes[8] = format;
         let checksum = crc32fast::hash(&[&bytes[..12], &bytes[16..64]].concat());
         bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
         fs::write(&path, bytes).unwrap();
         let error = ReplicatedStore::open(directory.path(), Options::new()).unwrap_err();
-        assert!(matches!(error, Error::Format { found: 2, supported: 1, .. }), "{error}");
-        assert!(error.to_string().contains(name), "{error}");
+        assert!(matches!(error, Error::Format { oldest: 2, newest: 2, .. }), "{error}");
+        let text = format!("{name}: format {format}, this build reads format 2");
+        assert!(error.to_string().ends_with(&text), "{error}");
     }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("LOCK");
-    fs::write(&path, "paddock-storage format 3 store 00 and more\n").unwrap();
-    let error = Store::open(directory.path()).unwrap_err();
-    assert!(matches!(error, Error::Format { found: 3, supported: 1, .. }), "{error}");
+    for (line, format) in [("3 store 00 and more", 3), ("1 store 0123456789abcdef0123456789abcdef", 1)] {
+        fs::write(&path, format!("paddock-storage format {line}\n")).unwrap();
+        let error = Store::open(directory.path()).unwrap_err();
+        assert!(matches!(error, Error::Format { found, .. } if found == format), "{error}");
+    }
 }
 
 #[test]

@@ -88,14 +88,21 @@ impl Runner {
         ))
     }
 
-    /// append [epoch=N] [commit=N] key=value ... key=bytes_LENGTH ... "-key" ... "!marker"
+    /// append [epoch=N] [commit=N] [expires=MS] [type=TEXT] key=value ... key=bytes_LENGTH ... "-key" ... "!marker": an
+    /// expiry and a content type are those of the puts behind them.
     fn append(&mut self, command: &Command) -> Answer {
         let store = self.store()?;
         let (mut epoch, mut commit, mut entries) = (store.last().epoch, 0, Vec::new());
+        let (mut expires_at_ms, mut content_type) = (None, None);
         for argument in &command.args {
             match argument {
                 Argument::KeyValue(name, value) if name == "epoch" => epoch = value.parse()?,
                 Argument::KeyValue(name, value) if name == "commit" => commit = value.parse()?,
+                Argument::KeyValue(name, value) if name == "expires" => expires_at_ms = Some(value.parse()?),
+                Argument::KeyValue(name, value) if name == "type" => content_type = Some(value.as_str()),
+                Argument::KeyValue(key, value) if expires_at_ms.is_some() || content_type.is_some() => {
+                    entries.push(Entry::put_with(key, value, expires_at_ms, content_type));
+                }
                 Argument::KeyValue(key, value) => match value.strip_prefix("bytes_") {
                     Some(length) => {
                         entries.push(Entry::Put(key.as_bytes().into(), vec![b'x'; length.parse()?]));
@@ -138,6 +145,10 @@ impl Runner {
                     format!("{}=({} bytes)", key.escape_ascii(), value.len())
                 }
                 Entry::Put(key, value) => format!("{}={}", key.escape_ascii(), value.escape_ascii()),
+                Entry::PutWith(key, value, expires_at_ms, content_type) => {
+                    let (key, value) = (key.escape_ascii(), value.escape_ascii());
+                    format!("{key}={value}{}", options(expires_at_ms, content_type.as_deref()))
+                }
                 Entry::Delete(key) => format!("-{}", key.escape_ascii()),
                 Entry::Marker(payload) => format!("!{}", payload.escape_ascii()),
             };
@@ -154,7 +165,8 @@ impl Runner {
                 0..=40 => record.value.escape_ascii().to_string(),
                 length => format!("({length} bytes)"),
             };
-            writeln!(answer, "{}={value} version {}", record.key.escape_ascii(), record.version)?;
+            let options = options(record.expires_at_ms, record.content_type.as_deref());
+            writeln!(answer, "{}={value}{options} version {}", record.key.escape_ascii(), record.version)?;
         }
         Ok(answer)
     }
@@ -214,6 +226,16 @@ impl Runner {
     }
 }
 
+/// What a put says beside its key and value.
+fn options(expires_at_ms: Option<u64>, content_type: Option<&str>) -> String {
+    let mut text = expires_at_ms.map_or(String::new(), |expires_at_ms| format!(" expires {expires_at_ms}"));
+    if let Some(content_type) = content_type {
+        text.push_str(" type ");
+        text.push_str(content_type);
+    }
+    text
+}
+
 /// crash lost | crash kept | crash torn=SEED
 fn unsynced(arguments: &mut ArgumentConsumer<'_>) -> Result<Unsynced, Box<dyn Error>> {
     match (arguments.take_key("torn"), arguments.next_pos()) {
@@ -255,6 +277,7 @@ scripts! {
     deletes_stay_deleted
     disk_full_still_takes_deletes
     disk_full_still_truncates
+    expiry_and_content_type_are_kept
     failed_fsync_poisons_for_good
     metadata_is_replaced_as_a_whole
     misplaced_entries_are_refused

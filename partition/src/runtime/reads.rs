@@ -64,8 +64,8 @@ impl OwnerLoop {
             Kind::Read { key, omit_value: true } => self.reader.version(key).map(|version| {
                 let record = |version| paddock_storage::Record {
                     key: key.clone(),
-                    value: bytes::Bytes::new(),
                     version,
+                    ..paddock_storage::Record::default()
                 };
                 Answer::Read(version.map(record))
             }),

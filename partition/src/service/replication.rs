@@ -152,7 +152,8 @@ fn entries_from_wire(entries: wire::LogEntries) -> Result<LogEntries, Status> {
     if entries.first_sequence == 0 || rows.count() == 0 {
         return Err(Status::invalid_argument("a run of entries is empty, or begins at sequence 0"));
     }
-    if entries.first_sequence.checked_add(u64::from(rows.count())).is_none() {
+    let last = entries.first_sequence.checked_add(u64::from(rows.count()) - 1);
+    if last.is_none_or(|last| last > Sequence::MAX.0) {
         return Err(Status::invalid_argument("a run of entries ends beyond the last sequence"));
     }
     Ok(LogEntries {

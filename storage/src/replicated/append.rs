@@ -67,6 +67,10 @@ impl ReplicatedStore {
         if entries.rows.count() == 0 {
             return Ok(());
         }
+        if entries.last() > Sequence::MAX {
+            let (actual, limit) = (entries.last().0, Sequence::MAX.0);
+            return Err(Error::TooLarge { what: "the last entry's sequence", actual, limit });
+        }
         let bytes = batch_bytes(entries.rows.encoded().len() as u64);
         if bytes > self.reserved || bytes > self.active.room() {
             // What its reservation covers only in part was admitted already: better to use headroom than to fail it.
@@ -77,11 +81,15 @@ impl ReplicatedStore {
         self.reserved = self.reserved.saturating_sub(bytes);
         let known_commit = self.known_commit.max(known_commit).min(entries.last());
         let offset = self.active.end;
-        let header = self.header(entries, known_commit);
-        self.write_batch(&header, &entries.rows)?;
+        let header = self.write_batch(entries, known_commit)?;
 
         self.active.mark(entries.first, offset);
-        self.pending.push(self.active.id, offset + BATCH_HEADER_BYTES as u64, entries.first, &entries.rows);
+        self.pending.push(
+            self.active.id,
+            offset + BATCH_HEADER_BYTES as u64,
+            entries.first,
+            entries.rows.frames(),
+        );
         self.note_entries(entries.epoch, entries.first);
         self.known_commit = known_commit;
         let link = header.chain(self.manifest.store_id);
@@ -106,7 +114,7 @@ impl ReplicatedStore {
         Ok(last)
     }
 
-    fn header(&self, entries: &LogEntries, known_commit: Sequence) -> BatchHeader {
+    fn header(&self, entries: &LogEntries, known_commit: Sequence, rows_checksum: u32) -> BatchHeader {
         BatchHeader {
             // Rows are never longer than BATCH_BYTES_MAX, which 32 bits hold.
             rows_bytes: u32::try_from(entries.rows.encoded().len()).unwrap_or(u32::MAX),
@@ -117,16 +125,18 @@ impl ReplicatedStore {
             known_commit,
             log_time_ms: entries.log_time_ms,
             previous_chain: self.chain.link,
-            rows_checksum: entries.rows.checksum(),
+            rows_checksum,
         }
     }
 
-    /// One write, for the header, the rows and the padding.
-    fn write_batch(&mut self, header: &BatchHeader, rows: &Rows) -> Result<()> {
-        let bytes = header.batch_bytes();
+    /// One write, for the header, the rows and the padding. The rows get their sequences on the way.
+    fn write_batch(&mut self, entries: &LogEntries, known_commit: Sequence) -> Result<BatchHeader> {
         self.buffer.clear();
-        self.buffer.extend_from_slice(&header.encode(self.manifest.store_id));
-        self.buffer.extend_from_slice(rows.encoded());
+        self.buffer.resize(BATCH_HEADER_BYTES, 0);
+        let rows_checksum = entries.rows.stamp_into(entries.first, &mut self.buffer);
+        let header = self.header(entries, known_commit, rows_checksum);
+        self.buffer[..BATCH_HEADER_BYTES].copy_from_slice(&header.encode(self.manifest.store_id));
+        let bytes = header.batch_bytes();
         self.buffer.resize(usize::try_from(bytes).unwrap_or(self.buffer.len()), 0);
         let file = &self.active.file;
         let written = file.file.write_at(&self.buffer, self.active.end).map_err(Error::io(&file.path));
@@ -134,7 +144,7 @@ impl ReplicatedStore {
         self.poisoning(written)?;
         self.active.end += bytes;
         self.proven = self.proven.max(header.previous_durable);
-        Ok(())
+        Ok(header)
     }
 
     /// Sees to it that a batch of so many bytes, and the headroom behind it, have room that is on the disk already: in
@@ -220,8 +230,7 @@ impl ReplicatedStore {
         }
         let (epoch, first, rows) = (self.chain.epoch, self.chain.next, Rows::default());
         let nothing = LogEntries { epoch, first, log_time_ms: 0, rows };
-        let header = self.header(&nothing, self.known_commit);
-        self.write_batch(&header, &nothing.rows)?;
+        self.write_batch(&nothing, self.known_commit)?;
         let file = &self.active.file;
         let synced = file.file.sync_data().map_err(Error::io(&file.path));
         self.poisoning(synced)

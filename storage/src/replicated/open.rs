@@ -182,7 +182,7 @@ impl Log {
                 id,
                 batch.offset + crate::batch::BATCH_HEADER_BYTES as u64,
                 batch.header.first,
-                &batch.rows,
+                batch.rows.frames(),
             );
             pending.apply(walk.known_commit, shared);
         })?;

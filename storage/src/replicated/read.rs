@@ -5,7 +5,7 @@ use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, LogEntries};
 use crate::error::{Error, Result};
 use crate::position::Sequence;
 use crate::recovery::Walk;
-use crate::row::Rows;
+use crate::row::{Rows, StampedRows};
 use crate::segment::{Chain, Segment};
 use crate::window::Window;
 
@@ -55,7 +55,7 @@ impl ReplicatedStore {
             let end = walk.segment(segment, Some(limit), |batch, _| {
                 verification.batches += 1;
                 verification.entries += u64::from(batch.rows.count());
-                verification.rows_bytes += batch.rows.encoded().len() as u64;
+                verification.rows_bytes += batch.rows.encoded_bytes() as u64;
             })?;
             if let Some(what) = end.missing {
                 return Err(Error::corrupt(&segment.file.path, end.offset, what));
@@ -123,15 +123,14 @@ fn count_between(first: Sequence, end: Sequence) -> u32 {
     u32::try_from(end.0.saturating_sub(first.0)).unwrap_or(u32::MAX)
 }
 
+/// A batch's rows, as they were appended.
 fn read_rows(window: &mut Window<'_>, segment: &Segment, offset: u64, header: &BatchHeader) -> Result<Rows> {
     let corrupt = |what| Error::corrupt(&segment.file.path, offset, what);
     let rows_offset = offset + BATCH_HEADER_BYTES as u64;
     let bytes = window.get(rows_offset, u64::from(header.rows_bytes))?;
-    let rows = Rows::unverified(bytes.ok_or_else(|| corrupt("the file ends within a batch"))?, header.count);
-    if rows.verify().is_err() || rows.checksum() != header.rows_checksum {
-        return Err(corrupt("a row of the batch is damaged"));
-    }
-    Ok(rows)
+    let bytes = bytes.ok_or_else(|| corrupt("the file ends within a batch"))?;
+    let rows = StampedRows::verified(bytes, header.count, header.first, header.rows_checksum);
+    Ok(rows.map_err(corrupt)?.canonical())
 }
 
 /// What read_log gathers.

@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use paddock_storage::disk::FaultyDisk;
 use paddock_storage::{
-    LogEntries, Options, Readable, ReplicatedStore, Result, RowRef, Rows, RowsBuilder, Sequence,
+    LogEntries, Options, PutOptions, Readable, ReplicatedStore, Result, RowRef, Rows, RowsBuilder, Sequence,
 };
 
 /// An entry as the tests write it down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     Put(Vec<u8>, Vec<u8>),
+    /// With an expiry, a content type, or both.
+    PutWith(Vec<u8>, Vec<u8>, Option<u64>, Option<String>),
     Delete(Vec<u8>),
     Marker(Vec<u8>),
 }
@@ -22,12 +24,21 @@ impl Entry {
     pub fn put(key: &str, value: &str) -> Entry {
         Entry::Put(key.into(), value.into())
     }
+
+    pub fn put_with(key: &str, value: &str, expires_at_ms: Option<u64>, content_type: Option<&str>) -> Entry {
+        Entry::PutWith(key.into(), value.into(), expires_at_ms, content_type.map(Into::into))
+    }
 }
 
 impl From<RowRef<'_>> for Entry {
     fn from(row: RowRef<'_>) -> Entry {
         match row {
-            RowRef::Put { key, value } => Entry::Put(key.into(), value.into()),
+            RowRef::Put { key, value, expires_at_ms: None, content_type: None } => {
+                Entry::Put(key.into(), value.into())
+            }
+            RowRef::Put { key, value, expires_at_ms, content_type } => {
+                Entry::PutWith(key.into(), value.into(), expires_at_ms, content_type.map(Into::into))
+            }
             RowRef::Delete { key } => Entry::Delete(key.into()),
             RowRef::Marker { payload } => Entry::Marker(payload.into()),
         }
@@ -39,6 +50,10 @@ pub fn encode(entries: &[Entry]) -> Rows {
     for entry in entries {
         match entry {
             Entry::Put(key, value) => rows.put(key, value),
+            Entry::PutWith(key, value, expires_at_ms, content_type) => {
+                let content_type = content_type.as_deref();
+                rows.put_with(key, value, &PutOptions { expires_at_ms: *expires_at_ms, content_type })
+            }
             Entry::Delete(key) => rows.delete(key),
             Entry::Marker(payload) => rows.marker(payload),
         }
@@ -94,7 +109,9 @@ pub fn applied<'a>(entries: impl IntoIterator<Item = &'a (u64, Entry)>) -> Map {
     let mut map = Map::new();
     for (_, entry) in entries {
         match entry {
-            Entry::Put(key, value) => drop(map.insert(key.clone(), value.clone())),
+            Entry::Put(key, value) | Entry::PutWith(key, value, ..) => {
+                drop(map.insert(key.clone(), value.clone()));
+            }
             Entry::Delete(key) => drop(map.remove(key)),
             Entry::Marker(_) => {}
         }
