@@ -46,29 +46,37 @@
 //! - There is no transaction beyond one batch with one condition.
 
 mod batch;
+mod capture;
 mod clock;
 mod commit;
 mod contents;
 mod directory;
 pub mod disk;
 mod error;
+mod file_table;
 mod group;
 mod header;
 mod lock;
 mod manifest;
+mod merge_cursor;
 mod options;
+mod pending;
 mod position;
 mod range;
 mod reader;
+mod record;
 mod recovery;
 mod replicated;
 mod row;
+mod row_buffer;
 mod segment;
+mod snapshot;
 mod store;
+mod view;
 mod window;
 
 pub use batch::LogEntries;
-pub use contents::Record;
+pub use clock::{Clock, SystemClock};
 pub use error::{Error, Result};
 pub use header::StoreId;
 pub use manifest::METADATA_BYTES_MAX;
@@ -76,12 +84,14 @@ pub use options::{CONTROL_HEADROOM_BYTES, Options};
 pub use position::{EpochStart, Position, Sequence};
 pub use range::Range;
 pub use reader::{Readable, Reader};
+pub use record::Record;
 pub use recovery::Recovery;
 pub use replicated::{APPEND_OVERHEAD_BYTES, Need, ReplicatedStore, Stats, Verification};
 pub use row::{
     BATCH_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, ContentType, KEY_BYTES_MAX, PutOptions, ROW_OVERHEAD_BYTES,
     RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
 };
+pub use snapshot::Snapshot;
 pub use store::{Builder, Conflict, Expected, Store, WriteBatch};
 
 /// The README's example, so that it compiles.

@@ -21,6 +21,11 @@ pub enum Need {
 // Locators hold offsets in 32 bits: the largest segment, the largest batch behind its end, and the headroom.
 const _: () = assert!((1 << 30) + BATCH_BYTES_MAX as u64 + 2 * CONTROL_HEADROOM_BYTES < u32::MAX as u64);
 
+/// How long a segment may become, unless one batch alone is longer: so much is mapped.
+pub(super) fn segment_capacity(segment_bytes: u64) -> u64 {
+    segment_bytes + CONTROL_HEADROOM_BYTES
+}
+
 /// The append buffer gives memory back when one batch was much larger than usual.
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
 
@@ -85,7 +90,7 @@ impl ReplicatedStore {
 
         self.active.mark(entries.first, offset);
         self.pending.push(
-            self.active.id,
+            self.active.handle,
             offset + BATCH_HEADER_BYTES as u64,
             entries.first,
             entries.rows.frames(),
@@ -106,7 +111,7 @@ impl ReplicatedStore {
         self.writable()?;
         let last = self.last().sequence;
         if self.durable < last {
-            let synced = self.active.file.file.sync_data().map_err(Error::io(&self.active.file.path));
+            let synced = self.active.file.file().sync_data().map_err(Error::io(self.active.file.path()));
             self.poisoning(synced)?;
             self.syncs += 1;
             self.durable = last;
@@ -139,7 +144,7 @@ impl ReplicatedStore {
         let bytes = header.batch_bytes();
         self.buffer.resize(usize::try_from(bytes).unwrap_or(self.buffer.len()), 0);
         let file = &self.active.file;
-        let written = file.file.write_at(&self.buffer, self.active.end).map_err(Error::io(&file.path));
+        let written = file.file().write_at(&self.buffer, self.active.end).map_err(Error::io(file.path()));
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         self.poisoning(written)?;
         self.active.end += bytes;
@@ -186,21 +191,24 @@ impl ReplicatedStore {
             Err(Error::DiskFull { .. }) => self.segment_from(self.chain, least)?,
             made => made?,
         };
-        let segment = unfinished.publish()?;
+        let segment = unfinished.publish(&self.contents, &self.memory, self.segment_capacity())?;
         let sealed = self.activate(segment);
         self.sealed.push(sealed);
         Ok(())
     }
 
+    /// How long a segment may become, unless one batch alone is longer.
+    pub(super) fn segment_capacity(&self) -> u64 {
+        segment_capacity(self.segment_bytes)
+    }
+
     /// The segment that is to be the next, under a temporary name still.
     pub(super) fn segment_from(&self, start: Chain, allocated: u64) -> Result<UnfinishedSegment> {
-        Segment::make(&self.directory, self.manifest.store_id, self.next_file, start, allocated)
+        Segment::make(&self.directory, self.manifest.store_id, start, allocated)
     }
 
     /// Goes on in another segment; returns the one so far.
     pub(super) fn activate(&mut self, segment: Segment) -> Segment {
-        self.next_file += 1;
-        self.shared.contents.write().set_file(segment.id, Some(segment.file.clone()));
         self.proven = self.proven.max(segment.first().previous());
         let mut left = std::mem::replace(&mut self.active, segment);
         left.give_back();
@@ -215,7 +223,7 @@ impl ReplicatedStore {
         if self.active.allocated > kept {
             let file = &self.active.file;
             let cut =
-                file.file.set_len(kept).and_then(|()| file.file.sync_all()).map_err(Error::io(&file.path));
+                file.file().set_len(kept).and_then(|()| file.file().sync_all()).map_err(Error::io(file.path()));
             self.poisoning(cut)?;
             self.active.allocated = kept;
         }
@@ -232,7 +240,7 @@ impl ReplicatedStore {
         let nothing = LogEntries { epoch, first, log_time_ms: 0, rows };
         self.write_batch(&nothing, self.known_commit)?;
         let file = &self.active.file;
-        let synced = file.file.sync_data().map_err(Error::io(&file.path));
+        let synced = file.file().sync_data().map_err(Error::io(file.path()));
         self.poisoning(synced)
     }
 }
