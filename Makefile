@@ -69,6 +69,11 @@ chaos: setup ## Kill and freeze a real cluster at random for a while, and judge 
 	$(CARGO) build --package paddock-client --example chaos_load --locked
 	scripts/chaos.py --paddock target/debug/paddock $(ARGS)
 
+.PHONY: torture
+torture: ## Kill a writing process hundreds of times, and cut its file system's power (ROUNDS=300 CUTS=50 SEED=...; root for the cuts)
+	PADDOCK_TORTURE_ROUNDS=$(or $(ROUNDS),300) PADDOCK_TORTURE_CUTS=$(or $(CUTS),50) PADDOCK_TORTURE_SEED=$(SEED) \
+		$(CARGO) test --package paddock-storage --test torture --locked -- --include-ignored --nocapture --test-threads 1
+
 .PHONY: clean
 clean: ## Remove what was built and what the tests left; your data in ./paddock-data stays
 	$(CARGO) clean

@@ -32,6 +32,7 @@
 //! again from the caller's data.
 
 mod btree;
+pub mod filter;
 pub mod hash;
 pub mod tail;
 
@@ -43,6 +44,7 @@ struct Readme;
 use std::ops::Bound;
 
 pub use btree::BTreeIndex;
+pub use filter::{Filter, FilterBuilder, FilterError};
 pub use hash::{
     CheckpointError, Full, HashFunction, HashIndex, HashReader, InsertError, LocatorError, PackedLocator,
     xxh3,

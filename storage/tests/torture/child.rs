@@ -1,0 +1,153 @@
+//! The child: opens the store, writes from several threads until it is killed, and says what was acknowledged.
+//!
+//! Beside the writers a reader goes over everything again and again: what it finds must be of its key, in order, and
+//! must never go back to an older version.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use paddock_storage::{Builder, Expected, Readable, Result, Sequence, Store, WriteBatch};
+
+use crate::work::{self, COUNTER, Change, Kind, THREADS};
+
+pub const TASK_VARIABLE: &str = "PADDOCK_TORTURE_TASK";
+/// A bound that no round reaches.
+const OPERATIONS_MAX: u64 = 1_000_000;
+/// Small, so that files are sealed and made all the time.
+const SEGMENT_BYTES: u64 = 256 << 10;
+const EXTENT_BYTES: u64 = 64 << 10;
+
+/// What a child is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    pub seed: u64,
+    /// The number of each thread's first operation.
+    pub first: Vec<u64>,
+}
+
+impl Task {
+    pub fn encode(&self, path: &Path) -> String {
+        let first: Vec<String> = self.first.iter().map(u64::to_string).collect();
+        format!("{};{};{}", self.seed, first.join(","), path.display())
+    }
+
+    fn decode(text: &str) -> (Task, PathBuf) {
+        let mut parts = text.splitn(3, ';');
+        let mut part = || parts.next().unwrap();
+        let seed = part().parse().unwrap();
+        let first = part().split(',').map(|number| number.parse().unwrap()).collect();
+        (Task { seed, first }, PathBuf::from(part()))
+    }
+}
+
+/// The task of this process, if it is a child.
+pub fn task() -> Option<String> {
+    std::env::var(TASK_VARIABLE).ok()
+}
+
+/// How both sides open the store.
+pub fn builder(path: &Path) -> Builder {
+    Store::builder(path).segment_bytes(SEGMENT_BYTES).extent_bytes(EXTENT_BYTES)
+}
+
+/// Writes until it is killed. Ends by itself only where the disk fails.
+pub fn perform(task: &str) {
+    // Whoever waits for this process may be killed: nobody would end it then.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).unwrap();
+    let (Task { seed, first }, path) = Task::decode(task);
+    let store = match builder(&path).open() {
+        Ok(store) => store,
+        Err(error) => return say(&format!("fault opening: {error}")),
+    };
+    say("ready");
+    std::thread::scope(|scope| {
+        for (thread, first) in (0..THREADS).zip(first) {
+            let store = &store;
+            scope.spawn(move || {
+                for number in first..first + OPERATIONS_MAX {
+                    match carry_out(store, seed, thread, number) {
+                        Ok(version) => say(&format!("ok {thread} {number} {version}")),
+                        Err(error) => return say(&format!("fault of thread {thread}: {error}")),
+                    }
+                }
+            });
+        }
+        scope.spawn(|| read_all_the_time(&store));
+    });
+}
+
+/// One line, in one write.
+fn say(line: &str) {
+    let mut output = std::io::stdout().lock();
+    // The harness may have begun a line.
+    let newline = if line.starts_with("ok") { "" } else { "\n" };
+    output.write_all(format!("{newline}{line}\n").as_bytes()).unwrap();
+    output.flush().unwrap();
+}
+
+/// Gives the version of the last row that it wrote.
+fn carry_out(store: &Store, seed: u64, thread: u64, number: u64) -> Result<Sequence> {
+    let operation = work::operation(seed, thread, number);
+    match operation.kind {
+        Kind::Single => single(store, &operation.changes[0]),
+        Kind::Swap => swap(store, &operation.changes[0]),
+        Kind::Batch => {
+            let mut batch = WriteBatch::new();
+            for Change { key, value } in &operation.changes {
+                match value {
+                    Some(value) => batch.insert(key, value)?,
+                    None => batch.remove(key)?,
+                };
+            }
+            store.write(batch)
+        }
+        Kind::Count => count(store),
+    }
+}
+
+fn single(store: &Store, Change { key, value }: &Change) -> Result<Sequence> {
+    match value {
+        Some(value) => store.insert(key, value),
+        None => Ok(store.remove_with(key, Expected::Any)?.unwrap()),
+    }
+}
+
+/// No race is lost: the key is this thread's.
+fn swap(store: &Store, Change { key, value }: &Change) -> Result<Sequence> {
+    let current = store.get(key.as_bytes())?;
+    Ok(store.compare_and_swap(key, current.as_deref(), value.as_deref())?.unwrap())
+}
+
+/// Tries until nobody was faster.
+fn count(store: &Store) -> Result<Sequence> {
+    let mut current = store.get(COUNTER.as_bytes())?;
+    loop {
+        let number: u64 =
+            current.as_deref().map_or(0, |bytes| str::from_utf8(bytes).unwrap().parse().unwrap());
+        let raised = (number + 1).to_string();
+        match store.compare_and_swap(COUNTER, current.as_deref(), Some(raised.as_bytes()))? {
+            Ok(version) => return Ok(version),
+            Err(conflict) => current = conflict.current.map(|record| record.value),
+        }
+    }
+}
+
+fn read_all_the_time(store: &Store) {
+    let mut seen = HashMap::new();
+    loop {
+        let mut previous = None;
+        for record in store.iter() {
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => return say(&format!("fault of the reader: {error}")),
+            };
+            let key = String::from_utf8_lossy(&record.key).into_owned();
+            assert!(work::is_of(&record.key, &record.value), "{key} has another's value");
+            assert!(previous.is_none_or(|previous| previous < record.key), "{key} is out of order");
+            let last = seen.insert(key.clone(), record.version).unwrap_or_default();
+            assert!(last <= record.version, "{key} went from {last} back to {}", record.version);
+            previous = Some(record.key);
+        }
+    }
+}
