@@ -4,6 +4,8 @@
 //! Data goes to stdout, everything else to stderr. The exit code says what kind of failure it was: see
 //! [`exit`].
 
+#![forbid(unsafe_code)]
+
 mod arguments;
 mod cluster;
 mod dump;

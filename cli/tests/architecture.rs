@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -135,4 +136,60 @@ fn what_is_kept_out_stays_out_by_every_way() {
     // The walk itself works: what surely is there is found.
     assert!(reachable(&metadata, "paddock-client").contains("tokio"));
     assert!(reachable(&metadata, "paddock-partition").contains("paddock-index"));
+}
+
+/// The one file that may use `unsafe`.
+const UNSAFE_MODULE: &str = "storage/src/disk/mapping.rs";
+
+/// The crate that has it. The others forbid it, which nothing inside of them can undo; tests and benches are under the
+/// workspace's lint.
+const UNSAFE_CRATE: &str = "paddock-storage";
+
+#[test]
+fn unsafe_code_is_in_one_module() {
+    let metadata = metadata();
+    let root = Path::new(metadata["workspace_root"].as_str().unwrap());
+    for (name, package) in members(&metadata) {
+        let manifest = Path::new(package["manifest_path"].as_str().unwrap());
+        for target in package["targets"].as_array().unwrap() {
+            let kinds = target["kind"].as_array().unwrap();
+            if !kinds.iter().any(|kind| kind == "lib" || kind == "bin") {
+                continue;
+            }
+            let source = target["src_path"].as_str().unwrap();
+            let text = std::fs::read_to_string(source).unwrap();
+            let level = if name == UNSAFE_CRATE { "deny" } else { "forbid" };
+            assert!(
+                text.contains(&format!("\n#![{level}(unsafe_code)]\n")),
+                "{source}: no {level}(unsafe_code)"
+            );
+        }
+        for source in rust_files(manifest.parent().unwrap()) {
+            let text = std::fs::read_to_string(&source).unwrap();
+            // Spelled so that this test does not find itself.
+            let lifted =
+                ["allow", "expect", "warn"].iter().any(|level| text.contains(&format!("{level}({LINT}")));
+            let source = source.strip_prefix(root).unwrap();
+            assert_eq!(lifted, source == Path::new(UNSAFE_MODULE), "{}", source.display());
+        }
+    }
+}
+
+const LINT: &str = "unsafe_code";
+
+/// The sources below a crate's folder, those of its tests included.
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && path.file_name().unwrap() != "target" {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files
 }

@@ -20,6 +20,8 @@
 //! It elects no leader and moves no replica: those rules are the partition server's, which only needs
 //! the compare-and-set. It keeps no clock: an ephemeral node says that somebody had a session lately, no more.
 
+#![forbid(unsafe_code)]
+
 pub mod bootstrap;
 pub mod cluster_map;
 pub mod embedded;

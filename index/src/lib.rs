@@ -31,6 +31,8 @@
 //! from a `Read` of the caller's), spawns nothing, and is not durable by itself: what it knows can always be made
 //! again from the caller's data.
 
+#![forbid(unsafe_code)]
+
 mod btree;
 pub mod filter;
 pub mod hash;

@@ -31,6 +31,8 @@
 //! A Get takes the same way to the owner loop, waits there until the leader's lease lets it be read, and leaves no entry.
 //! An eventual Get is read where it arrives, by [`host::Host::read_eventual`].
 
+#![forbid(unsafe_code)]
+
 pub mod admission;
 pub mod assignment;
 pub mod clock;

@@ -8,6 +8,7 @@
 //! The `.proto` files beside this crate are the documentation of every message and field. Nothing here
 //! converts: each server and client turns wire types into its own, once, at its edge.
 
+#![forbid(unsafe_code)]
 // Generated code: documented in the .proto files, and not ours to style.
 #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, rustdoc::all)]
 

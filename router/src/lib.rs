@@ -33,6 +33,8 @@
 //! The router keeps nothing: no data, no sessions, no cache of reads, no memory of nodes that left. It
 //! never chooses a leader, and its idea of one is only a hint that the partition server checks.
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod bell;
 pub mod deadline;

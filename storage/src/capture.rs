@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use paddock_index::{TailEntry, TailLayers};
 
+use crate::contents::take_put;
 use crate::error::{Error, Result};
 use crate::file_table::FileTable;
 use crate::position::Sequence;
@@ -30,7 +31,7 @@ impl Capture {
         match tail {
             Some(entry) if entry.tombstone => Ok(None),
             Some(entry) => self.read_entry(key, &entry, take).map(Some),
-            None => Ok(self.view.find_in_runs(key)?.and_then(|found| found.put().map(|row| take(&row)))),
+            None => Ok(self.view.find_in_runs(key)?.and_then(|found| take_put(&found.row(), take))),
         }
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::batch::LogEntries;
 use crate::clock::log_time_ms;
-use crate::contents::Record;
+use crate::record::Record;
 use crate::error::{Error, Result};
 use crate::position::Sequence;
 use crate::reader::{Readable, Reader};

@@ -20,7 +20,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::capture::Capture;
 use crate::error::Result;
-use crate::file_table::{FileTable, Files, Handle, is_tombstone};
+use crate::file_table::{FileEntry, FileTable, Files, Handle, is_tombstone};
 use crate::position::Sequence;
 use crate::row::{Frames, StoredRow, decode_stored, verified};
 use crate::row_buffer::with_buffer;
@@ -105,6 +105,11 @@ impl Contents {
         self.parts.lock().records
     }
 
+    /// Bytes of rows that are the newest of their key and no deletes.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.files.load().iter().map(FileEntry::live_bytes).sum()
+    }
+
     /// Bytes of memory that the hash index takes.
     pub(crate) fn hash_bytes(&self) -> u64 {
         self.lookup.memory_bytes() as u64
@@ -162,7 +167,7 @@ impl Contents {
                 return Ok(None);
             }
             if let Some(found) = self.view().find_cold(key)? {
-                return Ok(found.put().map(|row| take(&row)));
+                return Ok(take_put(&found.row(), take));
             }
             // A key may have come from a cold run back into the index while it was looked for.
             if self.generation.load(Acquire) == generation {
@@ -325,6 +330,11 @@ impl Contents {
             }
         }
     }
+}
+
+/// What `take` makes of a row, unless that is a delete.
+pub(crate) fn take_put<T>(row: &StoredRow<'_>, take: impl FnOnce(&StoredRow<'_>) -> T) -> Option<T> {
+    row.row.is_put().then(|| take(row))
 }
 
 /// The writer's hold on the index, for one batch.

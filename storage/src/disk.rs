@@ -8,6 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+mod mapping;
+pub use mapping::MappedBytes;
+
 #[cfg(feature = "test-disk")]
 mod faulty;
 #[cfg(feature = "test-disk")]
@@ -27,6 +30,8 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens a file for reading and writing; `NotFound` when there is none.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens a file for reading alone; `NotFound` when there is none. What would change it fails.
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Gives a file a new name in the same directory, in place of any other of that name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Lets two files of one directory change names, both at once: so neither name nor space is needed for it, and a full
@@ -35,10 +40,16 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
         let _ = (one, other);
         Err(io::ErrorKind::Unsupported.into())
     }
+    /// Gives a file a second name on the same file system; `AlreadyExists` when there is something of that name.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file's name.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Opens or makes a file and locks it, until the lock is dropped. `None`: someone else has it.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>>;
+    /// Locks a file that is there, without changing anything of it; `NotFound` when there is none.
+    fn lock_existing(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>>;
 }
 
 /// An open file. Reads and writes name their place, so a file needs no cursor and no lock.
@@ -62,6 +73,15 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     }
     /// Cuts the file, or extends it by zeros.
     fn set_len(&self, length: u64) -> io::Result<()>;
+    /// Maps the first `length` bytes into memory, more than the file has if it is to grow. `None`: this disk cannot.
+    fn map(&self, length: u64) -> io::Result<Option<MappedBytes>> {
+        let _ = length;
+        Ok(None)
+    }
+    /// Says that these bytes will be read soon, so that the disk may begin with it. A hint, without an answer.
+    fn will_need(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
+    }
 }
 
 /// A locked file.
@@ -124,6 +144,10 @@ impl Disk for SystemDisk {
         Ok(Arc::new(SystemFile(OpenOptions::new().read(true).write(true).open(path)?)))
     }
 
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(SystemFile(File::open(path)?)))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
     }
@@ -139,17 +163,32 @@ impl Disk for SystemDisk {
         }
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir(path)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(SystemFile(file)))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        try_lock(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?)
+    }
+
+    fn lock_existing(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        try_lock(File::open(path)?)
+    }
+}
+
+fn try_lock(file: File) -> io::Result<Option<Box<dyn DiskLock>>> {
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Box::new(SystemFile(file)))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -196,6 +235,17 @@ impl DiskFile for SystemFile {
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
+    }
+
+    fn map(&self, length: u64) -> io::Result<Option<MappedBytes>> {
+        MappedBytes::new(&self.0, length).map(Some)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn will_need(&self, offset: u64, length: u64) {
+        // Also where the file is mapped: both read from the same pages.
+        let length = std::num::NonZeroU64::new(length);
+        let _ = rustix::fs::fadvise(&self.0, offset, length, rustix::fs::Advice::WillNeed);
     }
 }
 

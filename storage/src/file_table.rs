@@ -128,6 +128,11 @@ impl FileTable {
         self.get(Handle::of(place))
     }
 
+    /// The files that there are.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &FileEntry> {
+        self.entries.iter().flatten().map(|entry| &**entry)
+    }
+
     pub(crate) fn get(&self, handle: Handle) -> Option<&Arc<FileEntry>> {
         self.entries.get(handle.0 as usize)?.as_ref()
     }

@@ -45,11 +45,14 @@
 //! - A range is no snapshot.
 //! - There is no transaction beyond one batch with one condition.
 
+#![deny(unsafe_code)]
+
 mod batch;
 mod capture;
 mod clock;
 mod commit;
 mod contents;
+mod data_file;
 mod directory;
 pub mod disk;
 mod error;
@@ -58,6 +61,7 @@ mod group;
 mod header;
 mod lock;
 mod manifest;
+mod memory;
 mod merge_cursor;
 mod options;
 mod pending;
@@ -69,6 +73,7 @@ mod recovery;
 mod replicated;
 mod row;
 mod row_buffer;
+mod run;
 mod segment;
 mod snapshot;
 mod store;
@@ -80,7 +85,8 @@ pub use clock::{Clock, SystemClock};
 pub use error::{Error, Result};
 pub use header::StoreId;
 pub use manifest::METADATA_BYTES_MAX;
-pub use options::{CONTROL_HEADROOM_BYTES, Options};
+pub use memory::MemoryStats;
+pub use options::{CONTROL_HEADROOM_BYTES, Mapping, Options};
 pub use position::{EpochStart, Position, Sequence};
 pub use range::Range;
 pub use reader::{Readable, Reader};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, SystemDisk};
 
 /// Room that growth leaves free in the log for what must go on when the disk is full: deletes and markers.
@@ -18,12 +19,36 @@ const EXTENT_BYTES_MIN: u64 = 4 << 10;
 pub struct Options {
     pub(crate) segment_bytes: u64,
     pub(crate) extent_bytes: u64,
+    /// `None`: half of what there is.
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) mapping: Mapping,
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// Which files are mapped into memory, and which are read by system calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mapping {
+    /// As many as fit the budget: see [`Options::memory_bytes`].
+    #[default]
+    Auto,
+    /// All. For a store that is known to fit into memory; where it does not, every thread that reads may wait for the disk
+    /// at any moment.
+    Always,
+    /// None.
+    Never,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { segment_bytes: SEGMENT_BYTES, extent_bytes: EXTENT_BYTES, disk: Arc::new(SystemDisk) }
+        Options {
+            segment_bytes: SEGMENT_BYTES,
+            extent_bytes: EXTENT_BYTES,
+            memory_bytes: None,
+            mapping: Mapping::Auto,
+            disk: Arc::new(SystemDisk),
+            clock: Arc::new(SystemClock),
+        }
     }
 }
 
@@ -47,6 +72,29 @@ impl Options {
     #[must_use]
     pub fn extent_bytes(mut self, bytes: u64) -> Self {
         self.extent_bytes = bytes.clamp(EXTENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        self
+    }
+
+    /// How much memory the store may use: by default half of what the machine has, or of what the process's control group
+    /// allows, if that is less. In it are the files that are mapped (5/8), the indexes (1/4), and decompressed blocks (1/8);
+    /// what is read by system calls comes from the kernel's cache, beside it. A process with several stores divides.
+    #[must_use]
+    pub fn memory_bytes(mut self, bytes: u64) -> Self {
+        self.memory_bytes = Some(bytes);
+        self
+    }
+
+    /// Which files are mapped into memory: by default as many as fit the budget.
+    #[must_use]
+    pub fn mapping(mut self, mapping: Mapping) -> Self {
+        self.mapping = mapping;
+        self
+    }
+
+    /// Another clock than the machine's: a [`crate::Store`] asks it what has expired, and notes its time in the log.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
         self
     }
 

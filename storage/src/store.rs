@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::commit::{Expectation, Outcome, Request};
-use crate::contents::Record;
+use crate::record::Record;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::group::Group;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use paddock_storage::disk::{Disk, DiskFile, DiskLock, SystemDisk};
+use paddock_storage::disk::{Disk, DiskFile, DiskLock, MappedBytes, SystemDisk};
 use paddock_storage::{Readable, Store, WriteBatch};
 
 use crate::engine::{Durability, Engine, Options};
@@ -114,16 +114,32 @@ impl Disk for UnsyncedDisk {
         Ok(Arc::new(UnsyncedFile(SystemDisk.open(path)?)))
     }
 
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(UnsyncedFile(SystemDisk.open_read(path)?)))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         SystemDisk.rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        SystemDisk.link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         SystemDisk.remove(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.remove_dir(path)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
         SystemDisk.lock(path)
+    }
+
+    fn lock_existing(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        SystemDisk.lock_existing(path)
     }
 }
 
@@ -154,5 +170,13 @@ impl DiskFile for UnsyncedFile {
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
+    }
+
+    fn map(&self, length: u64) -> io::Result<Option<MappedBytes>> {
+        self.0.map(length)
+    }
+
+    fn will_need(&self, offset: u64, length: u64) {
+        self.0.will_need(offset, length);
     }
 }

@@ -137,15 +137,10 @@ impl FaultyDisk {
     #[must_use]
     pub fn copy(&self) -> FaultyDisk {
         let state = self.state.lock();
-        let files: Names = state.files.iter().map(detach).collect();
-        let durable_files =
-            state.durable_files.iter().map(|(path, file)| match (state.files.get(path), files.get(path)) {
-                (Some(seen), Some(copy)) if Arc::ptr_eq(seen, file) => (path.clone(), copy.clone()),
-                _ => detach((path, file)),
-            });
+        let mut copies = Copies::default();
         let copy = State {
-            durable_files: durable_files.collect(),
-            files,
+            files: copies.all(&state.files),
+            durable_files: copies.all(&state.durable_files),
             directories: state.directories.clone(),
             durable_directories: state.durable_directories.clone(),
             capacity_bytes: state.capacity_bytes,
@@ -196,6 +191,17 @@ impl FaultyDisk {
         }
     }
 
+    fn open_file(&self, path: &Path, read_only: bool) -> io::Result<FaultyFile> {
+        let contents = self.state.lock().files.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
+        Ok(FaultyFile { disk: self.clone(), contents, read_only })
+    }
+
+    fn lock_file(&self, path: &Path, file: FaultyFile) -> Option<Box<dyn DiskLock>> {
+        let path = path.to_path_buf();
+        let free = self.state.lock().locked.insert(path.clone());
+        free.then(|| Box::new(FaultyLock { file, path }) as _)
+    }
+
     /// Refuses growth beyond the capacity.
     fn room(&self, more: u64) -> io::Result<()> {
         let state = self.state.lock();
@@ -216,7 +222,9 @@ impl fmt::Debug for FaultyDisk {
 
 impl State {
     fn used_bytes(&self) -> u64 {
-        self.files.values().map(|file| file.lock().seen.len() as u64).sum()
+        // A file of two names takes its room once.
+        let files: BTreeMap<_, _> = self.files.values().map(|file| (Arc::as_ptr(file), file)).collect();
+        files.values().map(|file| file.lock().seen.len() as u64).sum()
     }
 
     /// Each name as it was made durable, or as it was seen last; what open handles hold is another file from now on.
@@ -224,9 +232,10 @@ impl State {
         let names: BTreeSet<&PathBuf> = self.files.keys().chain(self.durable_files.keys()).collect();
         let reachable =
             names.into_iter().filter(|path| path.parent().is_some_and(|p| directories.contains(p)));
+        let mut copies = Copies::default();
         let files = reachable.filter_map(|path| {
             let names = if dice.keeps() { &self.files } else { &self.durable_files };
-            Some(detach((path, names.get(path)?)))
+            Some((path.clone(), copies.of(names.get(path)?)))
         });
         files.collect()
     }
@@ -238,9 +247,19 @@ impl State {
     }
 }
 
-/// A name with a copy of its contents: open handles keep the old ones.
-fn detach((path, file): (&PathBuf, &Arc<Mutex<Contents>>)) -> (PathBuf, Arc<Mutex<Contents>>) {
-    (path.clone(), Arc::new(Mutex::new(file.lock().clone())))
+/// Copies of files, of which open handles know nothing; a file of several names is copied once, for all of them.
+#[derive(Default)]
+struct Copies(BTreeMap<*const Mutex<Contents>, Arc<Mutex<Contents>>>);
+
+impl Copies {
+    fn of(&mut self, file: &Arc<Mutex<Contents>>) -> Arc<Mutex<Contents>> {
+        let copy = || Arc::new(Mutex::new(file.lock().clone()));
+        self.0.entry(Arc::as_ptr(file)).or_insert_with(copy).clone()
+    }
+
+    fn all(&mut self, names: &Names) -> Names {
+        names.iter().map(|(path, file)| (path.clone(), self.of(file))).collect()
+    }
 }
 
 impl Contents {
@@ -356,12 +375,15 @@ impl Disk for FaultyDisk {
         }
         let file = Arc::new(Mutex::new(Contents::default()));
         state.files.insert(path.to_path_buf(), file.clone());
-        Ok(Arc::new(FaultyFile { disk: self.clone(), contents: file }))
+        Ok(Arc::new(FaultyFile { disk: self.clone(), contents: file, read_only: false }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let contents = self.state.lock().files.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(FaultyFile { disk: self.clone(), contents }))
+        self.open_file(path, false).map(|file| Arc::new(file) as _)
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open_file(path, true).map(|file| Arc::new(file) as _)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -382,26 +404,50 @@ impl Disk for FaultyDisk {
         Ok(())
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.call()?;
+        let mut state = self.state.lock();
+        if state.files.contains_key(to) || state.directories.contains(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if !to.parent().is_some_and(|parent| state.directories.contains(parent)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let file = state.files.get(from).cloned().ok_or(io::ErrorKind::NotFound)?;
+        state.files.insert(to.to_path_buf(), file);
+        Ok(())
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.call()?;
         self.state.lock().files.remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
         self.call()?;
         let mut state = self.state.lock();
-        if !state.locked.insert(path.to_path_buf()) {
-            return Ok(None);
+        if state.files.keys().chain(&state.directories).any(|name| name.parent() == Some(path)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
-        let contents = state.files.entry(path.to_path_buf()).or_default().clone();
-        let file = FaultyFile { disk: self.clone(), contents };
-        Ok(Some(Box::new(FaultyLock { file, path: path.to_path_buf() })))
+        if state.directories.remove(path) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        self.call()?;
+        let contents = self.state.lock().files.entry(path.to_path_buf()).or_default().clone();
+        Ok(self.lock_file(path, FaultyFile { disk: self.clone(), contents, read_only: false }))
+    }
+
+    fn lock_existing(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        Ok(self.lock_file(path, self.open_file(path, true)?))
     }
 }
 
 struct FaultyFile {
     disk: FaultyDisk,
     contents: Arc<Mutex<Contents>>,
+    /// Opened for reading alone: whatever would change it fails, and is not even counted.
+    read_only: bool,
 }
 
 impl fmt::Debug for FaultyFile {
@@ -411,6 +457,10 @@ impl fmt::Debug for FaultyFile {
 }
 
 impl FaultyFile {
+    fn writable(&self) -> io::Result<()> {
+        if self.read_only { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+    }
+
     /// Only what was written since the last fsync, failed or not, reaches the platter: a kernel that failed to write
     /// pages takes them for clean from then on.
     fn sync(&self) -> io::Result<()> {
@@ -434,6 +484,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.writable()?;
         let length = self.len()?;
         let outcome = self
             .disk
@@ -451,6 +502,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.writable()?;
         self.disk.call()?;
         let more = (offset + length).saturating_sub(self.len()?);
         self.disk.room(more)?;
@@ -476,6 +528,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
+        self.writable()?;
         self.disk.call()?;
         let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut contents = self.contents.lock();

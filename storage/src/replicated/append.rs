@@ -93,7 +93,8 @@ impl ReplicatedStore {
             self.active.handle,
             offset + BATCH_HEADER_BYTES as u64,
             entries.first,
-            entries.rows.frames(),
+            entries.rows.encoded().clone(),
+            entries.rows.count(),
         );
         self.note_entries(entries.epoch, entries.first);
         self.known_commit = known_commit;
