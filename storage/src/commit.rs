@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::batch::LogEntries;
-use crate::clock::log_time_ms;
 use crate::record::Record;
 use crate::error::{Error, Result};
 use crate::position::Sequence;
@@ -59,7 +58,7 @@ fn write(store: &mut ReplicatedStore, rows: Rows) -> Result<()> {
         return Ok(());
     }
     let first = store.last().sequence.next();
-    let entries = LogEntries { epoch: 0, first, log_time_ms: log_time_ms(), rows };
+    let entries = LogEntries { epoch: 0, first, log_time_ms: store.now_ms(), rows };
     store.append(&entries, store.durable())?;
     let durable = store.sync()?;
     store.apply(durable)
@@ -112,7 +111,11 @@ impl<'a> Draft<'a> {
     fn holds(&self, key: &Bytes, expectation: &Expectation) -> Result<bool> {
         Ok(match expectation {
             Expectation::Absent => self.version(key)?.is_none(),
-            Expectation::Present => self.version(key)?.is_some(),
+            // A damaged row is there, too, and can be removed.
+            Expectation::Present => match self.version(key) {
+                Err(Error::Corrupt { .. }) => true,
+                version => version?.is_some(),
+            },
             Expectation::Version(version) => self.version(key)? == Some(*version),
             Expectation::Value(value) => self.record(key)?.is_some_and(|record| record.value == *value),
         })

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::batch::LogEntries;
-use crate::clock::Expiry;
+use crate::clock::{Clock, Expiry};
 use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
@@ -97,6 +97,7 @@ pub struct ReplicatedStore {
     contents: Arc<Contents>,
     memory: Arc<Memory>,
     expiry: Expiry,
+    clock: Arc<dyn Clock>,
     recovery: Recovery,
     poison: Option<String>,
     /// Bytes that a reservation still covers.
@@ -230,6 +231,11 @@ impl ReplicatedStore {
         self.poisoning(stored)?;
         self.manifest = manifest;
         Ok(())
+    }
+
+    /// The time, for the log.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
     }
 
     /// A read handle, which sees what is applied.

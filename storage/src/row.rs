@@ -23,7 +23,7 @@ use crate::position::Sequence;
 pub(crate) use codec::decode_stored;
 pub(crate) use codec::verified;
 pub use content_type::ContentType;
-pub(crate) use rows::{Frame, Frames};
+pub(crate) use rows::Frames;
 pub use rows::{Rows, RowsBuilder};
 pub(crate) use stamped::StampedRows;
 

@@ -19,6 +19,7 @@ use crate::reader::{Readable, Reader};
 use crate::recovery::Recovery;
 use crate::replicated::{ReplicatedStore, Stats, Verification};
 use crate::row::{Rows, RowsBuilder};
+use crate::snapshot::Snapshot;
 
 /// A durable, ordered map of bytes to bytes, in a directory.
 ///
@@ -199,6 +200,12 @@ impl Store {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What is true now, for as long as you keep it. See [`Snapshot`].
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.reader.snapshot()
     }
 
     /// Gives a key a value, whether it had one or not. Returns the write's version.

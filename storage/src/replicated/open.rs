@@ -79,9 +79,10 @@ impl ReplicatedStore {
             pending: log.pending,
             contents: contents.clone(),
             expiry: match kind {
-                Kind::Standalone => Expiry::Now(clock),
+                Kind::Standalone => Expiry::Now(clock.clone()),
                 Kind::Replicated => Expiry::Never,
             },
+            clock,
             memory,
             recovery,
             poison: None,
