@@ -1,5 +1,6 @@
 //! A consistent view of a store: what was true when it was taken, for as long as somebody holds it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use paddock_index::{TailEntry, TailLayers};
@@ -14,7 +15,7 @@ use crate::view::View;
 
 /// All parts of a store at one moment. It keeps the files that it needs open, also when compaction has replaced them:
 /// their space is free once the last capture of them is gone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Capture {
     /// Rows above this are not in it, wherever they are met.
     pub(crate) at: Sequence,
@@ -22,6 +23,12 @@ pub(crate) struct Capture {
     pub(crate) layers: TailLayers,
     pub(crate) view: Arc<View>,
     pub(crate) files: Arc<FileTable>,
+}
+
+impl fmt::Debug for Capture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Capture(at {}, {} entries in the tail)", self.at, self.layers.len())
+    }
 }
 
 impl Capture {

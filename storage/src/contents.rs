@@ -10,6 +10,7 @@
 //! nobody waits for anybody: a point read takes no lock.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -27,7 +28,6 @@ use crate::row_buffer::with_buffer;
 use crate::view::{FrozenTail, View};
 
 /// See the module.
-#[derive(Debug)]
 pub(crate) struct Contents {
     /// Held by who changes the index: the writer for a batch, compaction for a few rows at a time.
     hash: Mutex<HashIndex>,
@@ -77,6 +77,13 @@ enum Hashed<T> {
     Moved,
     /// It has none.
     Nothing,
+}
+
+impl fmt::Debug for Contents {
+    /// How much there is: a store is not to be printed key by key because a handle of it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Contents({} keys, applied up to {})", self.records(), self.applied())
+    }
 }
 
 impl Contents {

@@ -49,7 +49,10 @@ impl Batch {
 impl Pending {
     /// Adds `count` rows that lie in a file from `offset` on; the first has sequence `first`.
     pub(crate) fn push(&mut self, handle: Handle, offset: u64, first: Sequence, rows: Bytes, count: u32) {
-        self.batches.push_back(Batch { handle, offset, first, rows, count });
+        // A batch of no rows says something about the log, and nothing to readers.
+        if count > 0 {
+            self.batches.push_back(Batch { handle, offset, first, rows, count });
+        }
     }
 
     /// Applies entries up to `through`: for readers, all at once.
