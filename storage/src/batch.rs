@@ -82,13 +82,15 @@ impl BatchHeader {
         {
             return None;
         }
-        let rows_bytes = read_u32(bytes, 8);
+        let header = BatchHeader::fields(bytes);
         // So that nobody makes room for more than a batch can have.
-        if rows_bytes as usize > BATCH_BYTES_MAX {
-            return None;
-        }
-        Some(BatchHeader {
-            rows_bytes,
+        (header.rows_bytes as usize <= BATCH_BYTES_MAX).then_some(header)
+    }
+
+    /// What the bytes say, whether it is so or not.
+    pub(crate) fn fields(bytes: &[u8; BATCH_HEADER_BYTES]) -> BatchHeader {
+        BatchHeader {
+            rows_bytes: read_u32(bytes, 8),
             count: read_u32(bytes, 12),
             epoch: read_u64(bytes, 16),
             first: Sequence(read_u64(bytes, 24)),
@@ -97,7 +99,7 @@ impl BatchHeader {
             log_time_ms: read_u64(bytes, 48),
             previous_chain: read_u64(bytes, 56),
             rows_checksum: read_u32(bytes, 64),
-        })
+        }
     }
 
     /// The batch's link of the chain: what the next batch names as the one before it.

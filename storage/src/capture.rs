@@ -38,7 +38,7 @@ impl Capture {
         match tail {
             Some(entry) if entry.tombstone => Ok(None),
             Some(entry) => self.read_entry(key, &entry, take).map(Some),
-            None => Ok(self.view.find_in_runs(key)?.and_then(|found| take_put(&found.row(), take))),
+            None => Ok(self.view.find_in_runs(key)?.and_then(|found| take_put(&found, take))),
         }
     }
 

@@ -25,6 +25,7 @@ use crate::file_table::{FileEntry, FileTable, Files, Handle, is_tombstone};
 use crate::position::Sequence;
 use crate::row::{Frames, StoredRow, decode_stored, verified};
 use crate::row_buffer::with_buffer;
+use crate::run::FoundRow;
 use crate::view::{FrozenTail, View};
 
 /// See the module.
@@ -174,7 +175,7 @@ impl Contents {
                 return Ok(None);
             }
             if let Some(found) = self.view().find_cold(key)? {
-                return Ok(take_put(&found.row(), take));
+                return Ok(take_put(&found, take));
             }
             // A key may have come from a cold run back into the index while it was looked for.
             if self.generation.load(Acquire) == generation {
@@ -340,8 +341,8 @@ impl Contents {
 }
 
 /// What `take` makes of a row, unless that is a delete.
-pub(crate) fn take_put<T>(row: &StoredRow<'_>, take: impl FnOnce(&StoredRow<'_>) -> T) -> Option<T> {
-    row.row.is_put().then(|| take(row))
+pub(crate) fn take_put<T>(found: &FoundRow, take: impl FnOnce(&StoredRow<'_>) -> T) -> Option<T> {
+    found.row().filter(|row| row.row.is_put()).map(|row| take(&row))
 }
 
 /// The writer's hold on the index, for one batch.

@@ -71,6 +71,15 @@ impl FileHeader {
         bytes
     }
 
+    /// Makes the checksum of the header that `bytes` begin with right.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn seal(bytes: &mut [u8]) {
+        if let Some(header) = bytes.first_chunk_mut() {
+            let checksum = checksum(header);
+            header[12..16].copy_from_slice(&checksum.to_le_bytes());
+        }
+    }
+
     /// Decodes the header that `bytes` begin with. Damage is told from another format by the checksum, which
     /// every format has in the same place.
     pub(crate) fn decode(bytes: &[u8], magic: Magic, path: &Path) -> Result<FileHeader> {

@@ -57,6 +57,9 @@ mod directory;
 pub mod disk;
 mod error;
 mod file_table;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod header;
 mod lock;

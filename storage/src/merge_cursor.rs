@@ -66,11 +66,11 @@ impl MergeCursor {
         self.parts[self.current?].key()
     }
 
-    /// Where the row of this key is. A row in a run is verified here.
-    pub(crate) fn place(&mut self) -> Option<Result<Place<'_>>> {
-        match &mut self.parts[self.current?] {
-            Part::Tail(tail) => tail.current.map(Place::Entry).map(Ok),
-            Part::Run(run) => Some(run.cursor.as_mut()?.row().map(Place::Row)),
+    /// Where the row of this key is.
+    pub(crate) fn place(&self) -> Option<Place<'_>> {
+        match &self.parts[self.current?] {
+            Part::Tail(tail) => tail.current.map(Place::Entry),
+            Part::Run(run) => run.row().map(Place::Row),
         }
     }
 
@@ -199,25 +199,26 @@ fn version(entry: &TailEntryRef<'_>) -> TailEntry {
     TailEntry { sequence: entry.sequence, locator: entry.locator, tombstone: entry.tombstone }
 }
 
-/// The files of a run, one after the other.
+/// The rows of a run's files, one after the other.
 #[derive(Debug)]
 struct SortedRunCursor {
     files: Vec<RunFile>,
     /// Keys below this do not count.
     from: Option<Arc<[u8]>>,
     file: usize,
-    /// In the file of that number; `None` at the end.
+    /// In the file of that number, on the row that it gave last; `None` at the end.
     cursor: Option<RunCursor>,
 }
 
 impl SortedRunCursor {
     fn new(run: &SortedRun, direction: Direction, bound: Bound<&[u8]>) -> Result<SortedRunCursor> {
-        let mut cursor =
-            SortedRunCursor { files: run.files.clone(), from: run.from.clone(), file: 0, cursor: None };
+        let SortedRun { files, from, .. } = run.clone();
+        let mut cursor = SortedRunCursor { files, from, file: 0, cursor: None };
         match direction {
             Direction::Forward => cursor.seek(bound)?,
             Direction::Backward => cursor.seek_back(bound)?,
         }
+        cursor.advance(direction)?;
         Ok(cursor)
     }
 
@@ -225,74 +226,66 @@ impl SortedRunCursor {
         let from = self.from.clone();
         let lower = match (&from, lower) {
             (Some(from), Bound::Unbounded) => Bound::Included(&**from),
-            (Some(from), Bound::Included(key) | Bound::Excluded(key)) if key < &**from => Bound::Included(&**from),
+            (Some(from), Bound::Included(key) | Bound::Excluded(key)) if key < &**from => {
+                Bound::Included(&**from)
+            }
             (_, lower) => lower,
         };
-        self.file = match lower {
-            Bound::Unbounded => 0,
-            Bound::Included(key) => self.files.partition_point(|file| file.run.summary().last_key() < key),
-            Bound::Excluded(key) => self.files.partition_point(|file| file.run.summary().last_key() <= key),
+        let is_before = |file: &RunFile| match lower {
+            Bound::Unbounded => false,
+            Bound::Included(key) => file.run.summary().last_key() < key,
+            Bound::Excluded(key) => file.run.summary().last_key() <= key,
         };
-        self.cursor = match self.files.get(self.file) {
-            Some(file) => {
-                let mut cursor = file.run.cursor();
-                cursor.seek(lower)?;
-                Some(cursor)
-            }
-            None => None,
-        };
-        Ok(())
+        self.file = self.files.partition_point(is_before);
+        self.open(|cursor| cursor.seek(lower))
     }
 
     fn seek_back(&mut self, upper: Bound<&[u8]>) -> Result<()> {
-        let after = match upper {
-            Bound::Unbounded => self.files.len(),
-            Bound::Included(key) => self.files.partition_point(|file| file.run.summary().first_key() <= key),
-            Bound::Excluded(key) => self.files.partition_point(|file| file.run.summary().first_key() < key),
+        let begins_below = |file: &RunFile| match upper {
+            Bound::Unbounded => true,
+            Bound::Included(key) => file.run.summary().first_key() <= key,
+            Bound::Excluded(key) => file.run.summary().first_key() < key,
         };
-        self.cursor = None;
-        if let Some(before) = after.checked_sub(1) {
-            self.file = before;
-            let mut cursor = self.files[before].run.cursor();
-            cursor.seek_back(upper)?;
-            self.cursor = Some(cursor);
-        }
-        Ok(())
+        // Without a file that begins below the bound, there is none of this number.
+        self.file = self.files.partition_point(begins_below).checked_sub(1).unwrap_or(usize::MAX);
+        self.open(|cursor| cursor.seek_back(upper))
     }
 
-    /// The key on which it stands, as it is on the disk: its row is verified before it is given to anybody.
-    fn key(&self) -> Option<&[u8]> {
-        let key = self.cursor.as_ref()?.key()?;
+    /// Begins with the file of the current number, if there is one.
+    fn open(&mut self, seek: impl FnOnce(&mut RunCursor) -> Result<()>) -> Result<()> {
+        self.cursor = self.files.get(self.file).map(|file| file.run.cursor());
+        self.cursor.as_mut().map_or(Ok(()), seek)
+    }
+
+    /// The row on which it stands.
+    fn row(&self) -> Option<StoredRow<'_>> {
+        let row = self.cursor.as_ref()?.current()?;
         // On the way back this is where the keys end that count.
-        self.from.as_ref().is_none_or(|from| key >= &**from).then_some(key)
+        let counts = self.from.as_ref().is_none_or(|from| row.row.key() >= Some(&**from));
+        counts.then_some(row)
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        self.row()?.row.key()
     }
 
     fn advance(&mut self, direction: Direction) -> Result<()> {
-        let Some(cursor) = &mut self.cursor else { return Ok(()) };
-        match direction {
-            Direction::Forward => cursor.next()?,
-            Direction::Backward => cursor.prev()?,
-        }
-        if cursor.key().is_some() {
-            return Ok(());
-        }
-        match direction {
-            Direction::Forward => {
-                self.file += 1;
-                self.cursor = None;
-                if let Some(file) = self.files.get(self.file) {
-                    let mut cursor = file.run.cursor();
-                    cursor.seek(Bound::Unbounded)?;
-                    self.cursor = Some(cursor);
-                }
+        while let Some(cursor) = &mut self.cursor {
+            let row = match direction {
+                Direction::Forward => cursor.next()?,
+                Direction::Backward => cursor.prev()?,
+            };
+            if row.is_some() {
+                return Ok(());
             }
-            Direction::Backward => {
-                self.cursor = None;
-                if let Some(before) = self.file.checked_sub(1) {
-                    self.file = before;
-                    let mut cursor = self.files[before].run.cursor();
-                    cursor.seek_back(Bound::Unbounded)?;
-                    self.cursor = Some(cursor);
+            match direction {
+                Direction::Forward => {
+                    self.file += 1;
+                    self.open(|cursor| cursor.seek(Bound::Unbounded))?;
+                }
+                Direction::Backward => {
+                    self.file = self.file.checked_sub(1).unwrap_or(usize::MAX);
+                    self.open(|cursor| cursor.seek_back(Bound::Unbounded))?;
                 }
             }
         }

@@ -4,12 +4,12 @@ use std::ops::{Bound, RangeBounds};
 
 use crate::capture::Capture;
 use crate::clock::Expiry;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::merge_cursor::{Direction, MergeCursor, Place};
 use crate::record::Record;
 
-/// An iterator over records in key order; see [`crate::Readable::range`]. After an error it can go on behind the
-/// damaged row.
+/// An iterator over records in key order; see [`crate::Readable::range`]. After an error it goes on behind the damaged row
+/// if that is certain to be the next one; otherwise it is over.
 ///
 /// It is a consistent view of the moment in which it was made, and keeps the files of that moment: hold it for as
 /// long as you need it, not longer.
@@ -24,6 +24,8 @@ pub struct Range {
     /// What was given last from either end: where they meet, the range is over.
     last_front: Option<Vec<u8>>,
     last_back: Option<Vec<u8>>,
+    /// What went wrong beyond the record that was given last.
+    failed: Option<Error>,
     over: bool,
 }
 
@@ -33,10 +35,15 @@ impl Range {
         let owned = |bound: Bound<&K>| bound.map(|key| key.as_ref().to_vec());
         let (start, end) = (owned(bounds.start_bound()), owned(bounds.end_bound()));
         let (front, back, last_front, last_back) = (None, None, None, None);
-        Range { capture, expiry, start, end, front, back, last_front, last_back, over: false }
+        Range { capture, expiry, start, end, front, back, last_front, last_back, failed: None, over: false }
     }
 
     fn step(&mut self, direction: Direction) -> Option<Result<Record>> {
+        if let Some(error) = self.failed.take() {
+            // What follows is not known: a range without it would look whole.
+            self.over = true;
+            return Some(Err(error));
+        }
         while !self.over {
             match self.step_once(direction) {
                 Ok(Some(record)) => return Some(Ok(record)),
@@ -80,21 +87,20 @@ impl Range {
         last.extend_from_slice(key);
         let record = match cursor.place() {
             None => Ok(None),
-            Some(Err(error)) => Err(error),
-            Some(Ok(Place::Row(row))) => Ok(Record::of(&row)),
-            Some(Ok(Place::Entry(entry))) if entry.tombstone => Ok(None),
-            Some(Ok(Place::Entry(entry))) => {
-                capture.read_entry(last, &entry, Record::of)
-            }
+            Some(Place::Row(row)) => Ok(Record::of(&row)),
+            Some(Place::Entry(entry)) if entry.tombstone => Ok(None),
+            Some(Place::Entry(entry)) => capture.read_entry(last, &entry, Record::of),
         };
-        let advanced = cursor.advance();
-        if advanced.is_err() {
-            // What follows here is not known: a range without it would look whole.
-            self.over = true;
+        if let Err(error) = cursor.advance() {
+            match &record {
+                Ok(Some(_)) => self.failed = Some(error),
+                _ => {
+                    self.over = true;
+                    return record.and(Err(error));
+                }
+            }
         }
-        let record = record?;
-        advanced?;
-        Ok(record.filter(|record| !self.expiry.hides(record.expires_at_ms)))
+        Ok(record?.filter(|record| !self.expiry.hides(record.expires_at_ms)))
     }
 }
 

@@ -14,14 +14,17 @@ mod codec;
 mod content_type;
 mod rows;
 mod stamped;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
 use crate::position::Sequence;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use codec::seal;
 #[allow(unused_imports, reason = "key-ordered files, which are to come, walk rows with it")]
-pub(crate) use codec::decode_stored;
-pub(crate) use codec::verified;
+pub(crate) use codec::{decode_stored, verified};
 pub use content_type::ContentType;
 pub(crate) use rows::Frames;
 pub use rows::{Rows, RowsBuilder};

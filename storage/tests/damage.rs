@@ -19,7 +19,7 @@ fn written(disk: &FaultyDisk) -> (Vec<(u64, Entry)>, usize) {
         (1, vec![Entry::put("a", "1"), Entry::put("b", "2"), Entry::put("cut", "off")]),
         (2, vec![Entry::Marker(b"epoch 2".to_vec()), Entry::put("c", "3")]),
         (2, vec![Entry::Delete(b"a".to_vec())]),
-        (4, vec![Entry::put("d", "four"), Entry::put("e", "five")]),
+        (4, vec![Entry::put("d", "four"), Entry::put_with("e", "five", Some(9), Some("text/plain"))]),
     ];
     for (number, (epoch, entries)) in batches.iter().enumerate() {
         if number == 1 {
@@ -269,4 +269,70 @@ fn a_row_that_rots_while_the_store_is_open_is_not_served() {
     assert!(matches!(store.verify(), Err(Error::Corrupt { .. })));
     assert!(matches!(store.read_log(Sequence(5), 1000), Err(Error::Corrupt { .. })));
     assert_eq!(store.reader().get(b"e").unwrap().unwrap(), "five");
+}
+
+/// A row with a good checksum in the place of another: a write that the disk lost, or did elsewhere. Its sequence gives it
+/// away, to a reader as to recovery.
+#[test]
+fn an_older_row_in_the_place_of_a_newer_one_is_not_served() {
+    use paddock_storage::Readable;
+    let disk = FaultyDisk::new();
+    let mut store = open(&disk).unwrap();
+    for value in ["older", "newer"] {
+        append(&mut store, 1, &[Entry::put("key", value)], 0).unwrap();
+        store.sync().unwrap();
+    }
+    store.apply(Sequence(2)).unwrap();
+    let path = segments(&disk).remove(0);
+    let mut bytes = disk.bytes(&path).unwrap();
+    // 16 bytes of header, the key and the value.
+    let row = |text: &[u8]| {
+        let end = bytes.windows(8).position(|window| window == [b"key", text].concat()).unwrap() + 8;
+        end - 24..end
+    };
+    let (older, newer) = (row(b"older"), row(b"newer"));
+    bytes.copy_within(older, newer.start);
+    disk.set_bytes(&path, &bytes);
+    let error = store.reader().get(b"key").unwrap_err();
+    assert!(error.to_string().contains("not the one that the index points at"), "{error}");
+    assert!(matches!(store.verify(), Err(Error::Corrupt { .. })));
+    drop(store);
+    let store = open(&disk).unwrap();
+    assert_eq!(log(&store), [(1, Entry::put("key", "older"))], "the newer one was not proven");
+    assert!(store.recovery().torn_bytes > 0);
+}
+
+/// Sequences that are not those of the batch's header are refused even where every checksum is right.
+#[test]
+fn rows_must_carry_the_sequences_of_their_batch() {
+    let disk = FaultyDisk::new();
+    let (entries, proven) = written(&disk);
+    open(&disk).unwrap().close().unwrap();
+    let path = segments(&disk).remove(0);
+    let mut bytes = disk.bytes(&path).unwrap();
+    let store_id = bytes[16..32].to_vec();
+    // The first batch begins at 64, its only row that matters behind its header of 72 bytes.
+    let row = 64 + 72;
+    let crc = |parts: &[&[u8]]| crc32fast::hash(&parts.concat());
+    let (old, new) = (bytes[row + 4..row + 10].to_vec(), [9, 0, 0, 0, 0, 0]);
+    let checksum = u32::from_le_bytes(bytes[row..row + 4].try_into().unwrap()) ^ crc(&[&old]) ^ crc(&[&new]);
+    bytes[row..row + 4].copy_from_slice(&checksum.to_le_bytes());
+    bytes[row + 4..row + 10].copy_from_slice(&new);
+    let (mut checksums, mut at) = (Vec::new(), row);
+    for _ in 0..3 {
+        checksums.extend_from_slice(&bytes[at..at + 4]);
+        let (key, value) = (bytes[at + 10], bytes[at + 12]);
+        at += 16 + usize::from(key) + usize::from(value);
+    }
+    let rows_checksum = crc(&[&checksums]);
+    bytes[64 + 64..64 + 68].copy_from_slice(&rows_checksum.to_le_bytes());
+    let header_checksum = crc(&[&store_id, &bytes[64 + 8..64 + 72]]);
+    bytes[64 + 4..64 + 8].copy_from_slice(&header_checksum.to_le_bytes());
+    disk.set_bytes(&path, &bytes);
+    match open(&disk) {
+        Err(Error::Corrupt { offset: 64, what, .. }) => {
+            assert!(what.contains("carries the sequence of another entry"), "{what}");
+        }
+        other => panic!("{other:?}: {} entries, {proven} proven", entries.len()),
+    }
 }

@@ -245,3 +245,41 @@ impl ReplicatedStore {
         self.poisoning(synced)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::disk::FaultyDisk;
+    use crate::options::Options;
+    use crate::row::RowsBuilder;
+
+    /// The last sequence is written; one beyond it is refused, by name, and the store goes on.
+    #[test]
+    fn sequences_end_where_rows_can_no_longer_hold_them() {
+        let options = Options::new().disk(Arc::new(FaultyDisk::new()));
+        let mut store = ReplicatedStore::open(std::path::Path::new("/data"), options).unwrap();
+        // As if all the entries before had been written: nobody has the time.
+        store.chain.next = Sequence::MAX;
+        let mut rows = RowsBuilder::new();
+        rows.put(b"key", b"value").unwrap();
+        rows.put(b"key", b"next").unwrap();
+        let rows = rows.finish();
+        let entries = |store: &ReplicatedStore, rows| {
+            let first = store.last().sequence.next();
+            LogEntries { epoch: 1, first, log_time_ms: 0, rows }
+        };
+        let refused = "the last entry's sequence: 281474976710656, the limit is 281474976710655";
+        let two = entries(&store, rows.clone());
+        assert_eq!(store.append(&two, Sequence(0)).unwrap_err().to_string(), refused);
+        let one = entries(&store, rows.take(1));
+        store.append(&one, Sequence(0)).unwrap();
+        assert_eq!(store.sync().unwrap(), Sequence::MAX);
+        let beyond = entries(&store, rows.take(1));
+        assert_eq!(store.append(&beyond, Sequence(0)).unwrap_err().to_string(), refused);
+        store.apply(Sequence::MAX).unwrap();
+        let record = crate::Readable::get_record(&store.reader(), b"key").unwrap().unwrap();
+        assert_eq!((&record.value[..], record.version), (&b"value"[..], Sequence::MAX));
+    }
+}
