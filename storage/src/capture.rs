@@ -57,7 +57,11 @@ impl Capture {
             let row = file.row_at(entry.locator, buffer)?;
             if row.row.key() != Some(key) || row.sequence.0 != entry.sequence {
                 let offset = u64::from(entry.locator.offset());
-                return Err(Error::corrupt(file.path(), offset, "the row is not the one that was written here"));
+                return Err(Error::corrupt(
+                    file.path(),
+                    offset,
+                    "the row is not the one that was written here",
+                ));
             }
             Ok(take(&row))
         })

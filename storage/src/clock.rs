@@ -15,7 +15,10 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place of this crate that asks the machine's clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place of this crate that asks the machine's clock"
+    )]
     fn now_ms(&self) -> u64 {
         let since = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

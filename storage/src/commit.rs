@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::batch::LogEntries;
-use crate::record::Record;
 use crate::error::{Error, Result};
 use crate::position::Sequence;
 use crate::reader::{Readable, Reader};
+use crate::record::Record;
 use crate::replicated::ReplicatedStore;
 use crate::row::{RowRef, Rows, RowsBuilder};
 

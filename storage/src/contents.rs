@@ -234,8 +234,12 @@ impl Contents {
     pub(crate) fn apply(&self, handle: Handle, offset: u64, first: Sequence, frames: &Frames<'_>) {
         let cold = self.has_cold.load(Acquire).then(|| self.view());
         let mut places = Vec::new();
-        let mut pointing =
-            Pointing { contents: self, cold: cold.as_deref(), hash: self.hash.lock(), files: self.files.load() };
+        let mut pointing = Pointing {
+            contents: self,
+            cold: cold.as_deref(),
+            hash: self.hash.lock(),
+            files: self.files.load(),
+        };
         for frame in frames.clone() {
             let Some(key) = frame.stored.row.key() else {
                 places.push(None);
@@ -295,7 +299,9 @@ impl Contents {
                     Some(to) => hash.replace_if(key, from, to),
                     None => hash.remove_if(key, from),
                 };
-                if was_newest && let Some(file) = to.filter(|to| !is_tombstone(*to)).and_then(|to| files.of(to)) {
+                if was_newest
+                    && let Some(file) = to.filter(|to| !is_tombstone(*to)).and_then(|to| files.of(to))
+                {
                     file.add_live_bytes(length);
                 }
             }
@@ -309,7 +315,9 @@ impl Contents {
         let mut newer = None;
         let inserted = hash.insert(key, place, |found| {
             let known = with_buffer(|buffer| row_of(&files, found, key, buffer));
-            if let Known::Row(known) = known && known > sequence {
+            if let Known::Row(known) = known
+                && known > sequence
+            {
                 newer = Some(found);
             }
             Ok::<_, Infallible>(!matches!(known, Known::AnotherKey))

@@ -14,28 +14,45 @@ const UNFINISHED: &str = ".tmp";
 /// What the names of segments end in.
 const SEGMENT: &str = ".log";
 
+/// What the names of runs end in.
+const RUN: &str = ".run";
+
 /// Paths of a store, and the disk that they are on.
 #[derive(Clone, Debug)]
 pub(crate) struct Directory {
     pub(crate) path: PathBuf,
     pub(crate) log: PathBuf,
+    pub(crate) runs: PathBuf,
     pub(crate) disk: Arc<dyn Disk>,
 }
 
 impl Directory {
-    /// Makes the directory, its parents and its log directory where they are missing, and makes the new
+    /// The paths of a store, whether there is one or not.
+    pub(crate) fn at(path: &Path, disk: Arc<dyn Disk>) -> Result<Directory> {
+        let path = std::path::absolute(path).map_err(Error::io(path))?;
+        let (log, runs) = (path.join("log"), path.join("runs"));
+        Ok(Directory { path, log, runs, disk })
+    }
+
+    /// Makes the directory, its parents and those for the log and the runs where they are missing, and makes the new
     /// names durable in their parents.
     pub(crate) fn prepare(path: &Path, disk: Arc<dyn Disk>) -> Result<Directory> {
-        let path = std::path::absolute(path).map_err(Error::io(path))?;
-        let log = path.join("log");
-        let missing: Vec<&Path> = log.ancestors().take_while(|ancestor| !disk.dir_exists(ancestor)).collect();
+        let directory = Directory::at(path, disk)?;
+        directory.make(&directory.log)?;
+        directory.make(&directory.runs)?;
+        Ok(directory)
+    }
+
+    fn make(&self, path: &Path) -> Result<()> {
+        let missing: Vec<&Path> =
+            path.ancestors().take_while(|ancestor| !self.disk.dir_exists(ancestor)).collect();
         for ancestor in missing.into_iter().rev() {
-            disk.create_dir(ancestor).map_err(Error::space(ancestor))?;
+            self.disk.create_dir(ancestor).map_err(Error::space(ancestor))?;
             if let Some(parent) = ancestor.parent() {
-                disk.sync_dir(parent).map_err(Error::io(parent))?;
+                self.disk.sync_dir(parent).map_err(Error::io(parent))?;
             }
         }
-        Ok(Directory { path, log, disk })
+        Ok(())
     }
 
     /// Makes the names above the store durable. An earlier process may have made directories and died before
@@ -64,6 +81,47 @@ impl Directory {
 
     pub(crate) fn manifest_path(&self) -> PathBuf {
         self.path.join("MANIFEST")
+    }
+
+    pub(crate) fn files_path(&self) -> PathBuf {
+        self.path.join("FILES")
+    }
+
+    pub(crate) fn run_path(&self, number: u32) -> PathBuf {
+        self.runs.join(format!("{number:08}{RUN}"))
+    }
+
+    /// The numbers of the runs that are there, in any order. What has another name is none of ours.
+    pub(crate) fn run_numbers(&self) -> Result<Vec<u32>> {
+        Ok(self.run_names()?.iter().filter_map(|name| run_number(name)).collect())
+    }
+
+    fn run_names(&self) -> Result<Vec<String>> {
+        match self.disk.list(&self.runs) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            names => names.map_err(Error::io(&self.runs)),
+        }
+    }
+
+    /// Removes runs that an earlier process was making when it ended, and those that did not live to be named in FILES.
+    pub(crate) fn remove_runs_but(&self, keep: impl Fn(u32) -> bool) -> Result<()> {
+        for name in self.run_names()? {
+            let unfinished = name.strip_suffix(UNFINISHED).is_some_and(|name| run_number(name).is_some());
+            if unfinished || run_number(&name).is_some_and(|number| !keep(number)) {
+                let path = self.runs.join(name);
+                self.disk.remove(&path).map_err(Error::io(&path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a FILES that an earlier process was making when it ended.
+    pub(crate) fn remove_unfinished_files(&self) -> Result<()> {
+        let path = temporary(&self.files_path());
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(Error::io(&path)),
+        }
     }
 
     pub(crate) fn segment_path(&self, first: Sequence) -> PathBuf {
@@ -104,6 +162,14 @@ fn segment_first(name: &str) -> Option<Sequence> {
     // Digits alone: a number's own parser would take a sign, too.
     let digits = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| number.parse().ok().map(Sequence))?
+}
+
+/// The number of the run of this name; `None` when no run has such a name.
+fn run_number(name: &str) -> Option<u32> {
+    let number = name.strip_suffix(RUN)?;
+    // Numbers above 8 digits have as many as they need, and no leading zeros: each has one name.
+    let digits = number.len() == 8 || (number.len() > 8 && !number.starts_with('0'));
+    (digits && number.bytes().all(|byte| byte.is_ascii_digit())).then(|| number.parse().ok())?
 }
 
 /// A file that is made under another name, and gets its own once it is complete and durable.

@@ -63,11 +63,7 @@ pub(crate) struct FileEntry {
 
 impl FileEntry {
     /// The bytes that begin with the row at a place, as they are on the disk: nothing is verified.
-    pub(crate) fn bytes_at<'a>(
-        &'a self,
-        place: PackedLocator,
-        buffer: &'a mut Vec<u8>,
-    ) -> Result<&'a [u8]> {
+    pub(crate) fn bytes_at<'a>(&'a self, place: PackedLocator, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         // A length class is never below the length; what it reads too much is cut off below.
         let length = usize::try_from(place.length_max()).unwrap_or(usize::MAX);
         match &self.source {

@@ -15,10 +15,11 @@ use bytes::Bytes;
 use crate::batch::{BATCH_ALIGNMENT, BATCH_HEADER_BYTES, BatchHeader, LogEntries};
 use crate::disk::{Disk as _, FaultyDisk};
 use crate::error::Error;
-use crate::header::{FORMAT, FileHeader, Magic, StoreId};
+use crate::files::{Catalogue, CataloguedFile, CataloguedRun};
+use crate::header::{FILE_HEADER_BYTES, FORMAT, FileHeader, Magic, StoreId};
 use crate::manifest::{Kind, Manifest};
 use crate::options::Options;
-use crate::position::Sequence;
+use crate::position::{EpochStart, Sequence};
 use crate::replicated::ReplicatedStore;
 use crate::row::{PutOptions, RowRef, Rows, RowsBuilder, StoredRow, decode_stored, seal, verified};
 
@@ -74,6 +75,23 @@ pub fn manifest(bytes: &[u8]) {
     }
 }
 
+/// The catalogue of the runs, file header included: what is taken has one way to be written.
+pub fn files(bytes: &[u8]) {
+    let path = Path::new(DIRECTORY);
+    let mut sealed = bytes.to_vec();
+    if let Some(body) = sealed.get(FILE_HEADER_BYTES..) {
+        let (length, checksum) = (body.len() as u32, crc32fast::hash(body));
+        sealed[32..36].copy_from_slice(&length.to_le_bytes());
+        sealed[36..40].copy_from_slice(&checksum.to_le_bytes());
+    }
+    FileHeader::seal(&mut sealed);
+    for bytes in [bytes, &sealed] {
+        if let Ok(catalogue) = Catalogue::decode(bytes, path) {
+            assert_eq!(catalogue.encode(), bytes);
+        }
+    }
+}
+
 /// Rows to begin with.
 #[must_use]
 pub fn row_seeds() -> Vec<Vec<u8>> {
@@ -85,6 +103,24 @@ pub fn row_seeds() -> Vec<Vec<u8>> {
         rest = &rest[stored.bytes.len()..];
     }
     seeds
+}
+
+/// Catalogues to begin with: an empty one, and one with everything that there is.
+#[must_use]
+pub fn files_seeds() -> Vec<Vec<u8>> {
+    let from = Some(b"from".as_slice().into());
+    let file = |number| CataloguedFile { number, bytes: 1000 };
+    let run = CataloguedRun { first: Sequence(1), last: Sequence(5), cold: true, from, files: vec![file(1)] };
+    let newer =
+        CataloguedRun { first: Sequence(6), last: Sequence(9), cold: false, from: None, ..run.clone() };
+    let mut catalogue = Catalogue::new(STORE_ID);
+    let empty = catalogue.encode();
+    catalogue.next_number = 9;
+    catalogue.flushed = Sequence(9);
+    catalogue.epochs =
+        vec![EpochStart { epoch: 1, first: Sequence(1) }, EpochStart { epoch: 7, first: Sequence(4) }];
+    catalogue.runs = vec![run, CataloguedRun { files: vec![file(2), file(3)], ..newer }];
+    vec![empty, catalogue.encode()]
 }
 
 /// Batches of a segment to begin with: none, one, and several of several epochs, of which the last may be torn.

@@ -1,4 +1,4 @@
-//! The 64 bytes that MANIFEST and segments begin with. FORMAT.md, "File header".
+//! The 64 bytes that all files but LOCK begin with. FORMAT.md, "File header".
 
 use std::fmt;
 use std::path::Path;
@@ -40,6 +40,7 @@ impl fmt::Debug for StoreId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Magic {
     Manifest,
+    Files,
     Segment,
 }
 
@@ -47,6 +48,7 @@ impl Magic {
     fn bytes(self) -> &'static [u8; 8] {
         match self {
             Magic::Manifest => b"PDKMANIF",
+            Magic::Files => b"PDKFILES",
             Magic::Segment => b"PDKSEGMT",
         }
     }

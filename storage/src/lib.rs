@@ -51,12 +51,17 @@ mod batch;
 mod capture;
 mod clock;
 mod commit;
+#[allow(dead_code, reason = "compaction is about to use it")]
 mod contents;
+#[allow(dead_code, reason = "runs are about to use it")]
 mod data_file;
 mod directory;
 pub mod disk;
 mod error;
+#[allow(dead_code, reason = "compaction is about to use it")]
 mod file_table;
+#[allow(dead_code, reason = "compaction is about to keep its books with it")]
+mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -64,7 +69,9 @@ mod group;
 mod header;
 mod lock;
 mod manifest;
+#[allow(dead_code, reason = "runs are about to use it")]
 mod memory;
+#[allow(dead_code, unreachable_code, unused_variables, reason = "until runs land")]
 mod merge_cursor;
 mod options;
 mod pending;
@@ -76,10 +83,12 @@ mod recovery;
 mod replicated;
 mod row;
 mod row_buffer;
+#[allow(warnings, reason = "a stand-in")]
 mod run;
 mod segment;
 mod snapshot;
 mod store;
+#[allow(dead_code, reason = "compaction is about to use it")]
 mod view;
 mod window;
 

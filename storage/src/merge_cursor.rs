@@ -138,12 +138,7 @@ struct VersionCursor {
 }
 
 impl VersionCursor {
-    fn new(
-        layers: &TailLayers,
-        at: Sequence,
-        direction: Direction,
-        bound: Bound<&[u8]>,
-    ) -> VersionCursor {
+    fn new(layers: &TailLayers, at: Sequence, direction: Direction, bound: Bound<&[u8]>) -> VersionCursor {
         let mut cursor = layers.cursor();
         match direction {
             Direction::Forward => cursor.seek(bound),

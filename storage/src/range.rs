@@ -31,7 +31,11 @@ pub struct Range {
 
 impl Range {
     /// `expiry` as of a moment: a record that expires on the way stays.
-    pub(crate) fn new<K: AsRef<[u8]>>(capture: Capture, expiry: Expiry, bounds: &impl RangeBounds<K>) -> Range {
+    pub(crate) fn new<K: AsRef<[u8]>>(
+        capture: Capture,
+        expiry: Expiry,
+        bounds: &impl RangeBounds<K>,
+    ) -> Range {
         let owned = |bound: Bound<&K>| bound.map(|key| key.as_ref().to_vec());
         let (start, end) = (owned(bounds.start_bound()), owned(bounds.end_bound()));
         let (front, back, last_front, last_back) = (None, None, None, None);
@@ -70,7 +74,9 @@ impl Range {
             }
         };
         let Some(key) = cursor.key().filter(|key| match direction {
-            Direction::Forward => !is_beyond_end(end, key) && self.last_back.as_deref().is_none_or(|back| *key < back),
+            Direction::Forward => {
+                !is_beyond_end(end, key) && self.last_back.as_deref().is_none_or(|back| *key < back)
+            }
             Direction::Backward => {
                 !is_before_start(start, key) && self.last_front.as_deref().is_none_or(|front| *key > front)
             }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::commit::{Expectation, Outcome, Request};
-use crate::record::Record;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::group::Group;
@@ -16,6 +15,7 @@ use crate::options::Options;
 use crate::position::Sequence;
 use crate::range::Range;
 use crate::reader::{Readable, Reader};
+use crate::record::Record;
 use crate::recovery::Recovery;
 use crate::replicated::{ReplicatedStore, Stats, Verification};
 use crate::row::{Rows, RowsBuilder};

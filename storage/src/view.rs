@@ -53,7 +53,7 @@ impl View {
     }
 
     /// A key's newest row in the cold runs.
-    pub(crate) fn find_cold<'a>(&'a self, key: &[u8]) -> Result<Option<FoundRow>> {
+    pub(crate) fn find_cold(&self, key: &[u8]) -> Result<Option<FoundRow>> {
         find_in(self.runs.iter().filter(|run| run.cold), key)
     }
 
@@ -74,10 +74,7 @@ impl View {
     }
 }
 
-fn find_in<'a>(
-    runs: impl DoubleEndedIterator<Item = &'a SortedRun>,
-    key: &[u8],
-) -> Result<Option<FoundRow>> {
+fn find_in<'a>(runs: impl DoubleEndedIterator<Item = &'a SortedRun>, key: &[u8]) -> Result<Option<FoundRow>> {
     for run in runs.rev() {
         if let Some(file) = run.file_of(key)
             && let Some(found) = file.run.find(key)?

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::error::{Error, Result};
 use crate::data_file::DataFile;
+use crate::error::{Error, Result};
 
 const WINDOW_BYTES: u64 = 256 << 10;
 

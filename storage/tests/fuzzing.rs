@@ -60,10 +60,16 @@ proptest! {
     }
 
     #[test]
+    fn catalogues_hold_up(seed in any::<Index>(), edits in vec(edit(), 0..6)) {
+        fuzzing::files(&edited(&fuzzing::files_seeds(), seed, edits));
+    }
+
+    #[test]
     fn any_bytes_hold_up(bytes in vec(any::<u8>(), 0..200)) {
         fuzzing::row(&bytes);
         fuzzing::rows(&bytes);
         fuzzing::segment(&bytes);
         fuzzing::manifest(&bytes);
+        fuzzing::files(&bytes);
     }
 }

@@ -223,8 +223,11 @@ impl ReplicatedStore {
         let kept = self.active.end + CONTROL_HEADROOM_BYTES;
         if self.active.allocated > kept {
             let file = &self.active.file;
-            let cut =
-                file.file().set_len(kept).and_then(|()| file.file().sync_all()).map_err(Error::io(file.path()));
+            let cut = file
+                .file()
+                .set_len(kept)
+                .and_then(|()| file.file().sync_all())
+                .map_err(Error::io(file.path()));
             self.poisoning(cut)?;
             self.active.allocated = kept;
         }
