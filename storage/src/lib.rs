@@ -48,6 +48,7 @@
 #![deny(unsafe_code)]
 
 mod batch;
+mod builder;
 mod capture;
 mod clock;
 mod commit;
@@ -57,6 +58,7 @@ mod contents;
 mod data_file;
 mod directory;
 pub mod disk;
+mod durability;
 mod error;
 #[allow(dead_code, reason = "compaction is about to use it")]
 mod file_table;
@@ -68,6 +70,7 @@ pub mod fuzzing;
 mod group;
 mod header;
 mod lock;
+mod maintenance;
 mod manifest;
 #[allow(dead_code, reason = "runs are about to use it")]
 mod memory;
@@ -91,9 +94,12 @@ mod store;
 #[allow(dead_code, reason = "compaction is about to use it")]
 mod view;
 mod window;
+mod write;
 
 pub use batch::LogEntries;
-pub use clock::{Clock, SystemClock};
+pub use builder::Builder;
+pub use clock::Clock;
+pub use durability::Durability;
 pub use error::{Error, Result};
 pub use header::StoreId;
 pub use manifest::METADATA_BYTES_MAX;
@@ -110,7 +116,8 @@ pub use row::{
     RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
 };
 pub use snapshot::Snapshot;
-pub use store::{Builder, Conflict, Expected, Store, WriteBatch};
+pub use store::Store;
+pub use write::{Conflict, Expected, WriteBatch, WriteOptions};
 
 /// The README's example, so that it compiles.
 #[cfg(doctest)]

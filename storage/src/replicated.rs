@@ -25,9 +25,11 @@ use crate::batch::LogEntries;
 use crate::clock::{Clock, Expiry};
 use crate::contents::Contents;
 use crate::directory::Directory;
+use crate::durability::SyncGate;
 use crate::error::{Error, Result};
 use crate::header::StoreId;
 use crate::lock::Lock;
+use crate::maintenance::{Board, Maintenance};
 use crate::manifest::{Kind, Manifest};
 use crate::memory::Memory;
 use crate::options::Options;
@@ -97,9 +99,12 @@ pub struct ReplicatedStore {
     contents: Arc<Contents>,
     memory: Arc<Memory>,
     expiry: Expiry,
-    clock: Arc<dyn Clock>,
     recovery: Recovery,
     poison: Option<String>,
+    /// Every fsync of entries goes through it.
+    gate: SyncGate,
+    clock: Clock,
+    maintenance: Maintenance,
     /// Bytes that a reservation still covers.
     reserved: u64,
     syncs: u64,
@@ -135,6 +140,10 @@ pub struct Stats {
     pub syncs: u64,
     /// About how many bytes of memory the index takes.
     pub index_bytes: u64,
+    /// The last entry of the log.
+    pub last: Sequence,
+    /// The last entry that is on the disk for certain.
+    pub durable: Sequence,
 }
 
 impl ReplicatedStore {
@@ -233,11 +242,6 @@ impl ReplicatedStore {
         Ok(())
     }
 
-    /// The time, for the log.
-    pub(crate) fn now_ms(&self) -> u64 {
-        self.clock.now_ms()
-    }
-
     /// A read handle, which sees what is applied.
     #[must_use]
     pub fn reader(&self) -> Reader {
@@ -255,6 +259,8 @@ impl ReplicatedStore {
             segments: self.segments().count() as u64,
             syncs: self.syncs,
             index_bytes: contents.hash_bytes() + contents.tail_bytes(),
+            last: self.last().sequence,
+            durable: self.durable,
         }
     }
 
@@ -265,6 +271,20 @@ impl ReplicatedStore {
     /// [`Error::Io`], [`Error::Poisoned`].
     pub fn close(mut self) -> Result<()> {
         self.finish()
+    }
+
+    /// Where the store's own thread is told what is due.
+    pub(crate) fn board(&self) -> Arc<Board> {
+        self.maintenance.board()
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// Starts the store's own thread.
+    pub(crate) fn start_maintenance(&mut self) -> Result<()> {
+        self.maintenance.start().map_err(Error::io(&self.directory.path))
     }
 
     fn segments(&self) -> impl Iterator<Item = &Segment> {

@@ -12,9 +12,11 @@ use crate::batch::BATCH_HEADER_BYTES;
 use crate::clock::Expiry;
 use crate::contents::Contents;
 use crate::directory::Directory;
+use crate::durability::SyncGate;
 use crate::error::{Error, Result};
 use crate::header::StoreId;
 use crate::lock::Lock;
+use crate::maintenance::Maintenance;
 use crate::manifest::{Kind, Manifest};
 use crate::memory::Memory;
 use crate::options::Options;
@@ -36,7 +38,7 @@ struct Log<'a> {
 impl ReplicatedStore {
     pub(crate) fn open_kind(path: &Path, options: Options, kind: Kind) -> Result<Self> {
         let memory = Memory::new(&options);
-        let Options { segment_bytes, extent_bytes, disk, clock, .. } = options;
+        let Options { segment_bytes, extent_bytes, disk, mark_idle_after, clock, .. } = options;
         let directory = Directory::prepare(path, disk)?;
         let lock = Lock::take(&directory)?;
         directory.remove_unfinished_segments()?;
@@ -82,10 +84,12 @@ impl ReplicatedStore {
                 Kind::Standalone => Expiry::Now(clock.clone()),
                 Kind::Replicated => Expiry::Never,
             },
-            clock,
             memory,
             recovery,
             poison: None,
+            gate: SyncGate::default(),
+            clock,
+            maintenance: Maintenance::new(mark_idle_after),
             reserved: 0,
             syncs: 0,
             buffer: Vec::new(),
