@@ -52,6 +52,8 @@ mod builder;
 mod capture;
 mod clock;
 mod commit;
+#[allow(dead_code, reason = "the store does not call it yet")]
+mod compaction;
 #[allow(dead_code, reason = "compaction is about to use it")]
 mod contents;
 #[allow(dead_code, reason = "compaction is about to use it")]
