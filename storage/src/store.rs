@@ -131,6 +131,18 @@ impl Store {
     }
 
     /// What is true now, for as long as you keep it. See [`Snapshot`].
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("robin", "red")?;
+    /// let before = store.snapshot();
+    /// store.remove("robin")?;
+    /// assert!(before.contains_key(b"robin")? && !store.contains_key(b"robin")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.reader.snapshot()

@@ -23,7 +23,6 @@ fn above<'a>(lines: &'a [&'a str], at: usize) -> impl Iterator<Item = &'a str> {
 }
 
 #[test]
-#[ignore = "reading is being rebuilt, and its examples are to come with it"]
 fn every_public_method_has_an_example() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -33,8 +32,14 @@ fn every_public_method_has_an_example() {
     for path in files {
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
+        // The one trait that users call; those of the disk they implement.
+        let readable = lines.iter().position(|line| line.starts_with("pub trait Readable"));
         for (number, line) in lines.iter().enumerate() {
-            let is_method = ["pub fn ", "pub const fn "].iter().any(|start| line.trim().starts_with(start));
+            let of_trait = readable.is_some_and(|start| {
+                number > start && line.starts_with("    fn ") && !lines[start..number].contains(&"}")
+            });
+            let starts = ["pub fn ", "pub const fn "];
+            let is_method = of_trait || starts.iter().any(|start| line.trim().starts_with(start));
             if is_method && !above(&lines, number).any(|line| line.contains("```")) {
                 let file = path.strip_prefix(&root).unwrap().display();
                 without.push(format!("{file}:{}: {}", number + 1, line.trim()));
