@@ -51,7 +51,7 @@ pub use hash::{
     CheckpointError, Full, HashFunction, HashIndex, HashReader, InsertError, LocatorError, PackedLocator,
     xxh3,
 };
-pub use tail::{OrderedTail, TailCursor, TailEntry, TailEntryRef, TailLayers};
+pub use tail::{OrderedTail, TailCursor, TailEntry, TailEntryRef, TailKeys, TailLayers};
 
 /// Where the data of a key lies, for an [`OrderedIndex`]. The index stores it and hands it back; only the caller gives it meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -23,6 +23,7 @@
 
 mod chunk;
 mod cursor;
+mod keys;
 mod layers;
 mod merge;
 
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 use chunk::{Chunk, Place, Stamp};
 pub use cursor::TailCursor;
+pub use keys::TailKeys;
 pub use layers::TailLayers;
 use merge::{Pending, merge};
 
@@ -69,7 +71,7 @@ pub struct TailEntry {
     pub tombstone: bool,
 }
 
-/// An entry with its key, borrowed from a [`TailCursor`].
+/// An entry with its key, borrowed from a [`TailCursor`] or [`TailKeys`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TailEntryRef<'a> {
     /// The key.
