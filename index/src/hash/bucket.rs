@@ -12,8 +12,8 @@
 //! the locator is asked in any case. The locator itself is one word.
 
 use super::key_hash::Tag;
-use super::locator::PackedLocator;
 use super::word::Word;
+use crate::locator::PackedLocator;
 
 /// Slots per bucket.
 pub(super) const SLOTS: usize = 5;

@@ -5,12 +5,12 @@ use std::io::{self, ErrorKind, Read, Write};
 use super::HashIndex;
 use super::array::BUCKETS_MAX;
 use super::key_hash::{HashFunction, KeyHash};
-use super::locator::PackedLocator;
 use super::page::{self, BadHeader, Content, ENTRIES_MAX, FORMAT, Header, Mark, PAGE_BYTES, PROOF_KEY};
 use super::state::BUCKETS_MIN;
 use super::table::Table;
 use super::walk::Walk;
 use super::writer::Full;
+use crate::locator::PackedLocator;
 
 /// Why a checkpoint could not be written or loaded. Whatever is wrong with one: rebuild the index from the rows.
 #[derive(Debug, thiserror::Error)]

@@ -31,8 +31,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::array::BucketArray;
 use super::bucket::Bucket;
 use super::key_hash::{HashFunction, KeyHash};
-use super::locator::PackedLocator;
 use super::state::{SharedState, State};
+use crate::locator::PackedLocator;
 
 /// The buckets, the state and the hash function. See the module.
 #[derive(Debug)]
