@@ -51,6 +51,8 @@ mod batch;
 mod builder;
 mod clock;
 mod commit;
+#[allow(dead_code, reason = "the store does not call it yet")]
+mod compaction;
 mod contents;
 #[allow(dead_code, reason = "the engine is about to read through it")]
 mod data_file;

@@ -10,6 +10,7 @@
 //!
 //! It does not know what a row's expiry means: that is a matter of the owner's clock.
 
+mod checksums;
 mod codec;
 mod content_type;
 mod rows;
