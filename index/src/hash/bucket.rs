@@ -66,6 +66,12 @@ impl Bucket {
         Some(half(self.0[LINK_WORD].load(), 1)).filter(|number| *number != 0)
     }
 
+    /// A load that nobody waits for. It stands for a prefetch instruction, which takes `unsafe`: nothing depends on
+    /// the loaded word, so the processor goes on while it comes.
+    pub(super) fn touch(&self) {
+        std::hint::black_box(self.0[LINK_WORD].load());
+    }
+
     /// The entries in this bucket. Here no row is asked, so tag and locator must belong together: the locator
     /// is loaded first, which shows the tag that was stored before it. If the slot was emptied and taken again
     /// in between, the state has changed, and the walk does not count.

@@ -89,10 +89,11 @@ impl Table {
         KeyHash::new((self.function)(self.seed, key))
     }
 
-    /// A load of the hash's bucket that nobody waits for. (It stands for a prefetch instruction, which takes
-    /// `unsafe`; the processor goes on with what does not need the loaded word.)
+    /// See [`Bucket::touch`].
     pub(super) fn touch(&self, hash: KeyHash) {
-        std::hint::black_box(self.homes.get(self.state.load().home(hash)).map(Bucket::link));
+        if let Some(bucket) = self.homes.get(self.state.load().home(hash)) {
+            bucket.touch();
+        }
     }
 
     /// The reader's lookup, while the writer goes on.
