@@ -7,6 +7,8 @@
 //! right, as somebody would who means to harm. What a checksum does not cover must hold up by itself.
 #![allow(clippy::panic, reason = "a broken promise is reported by a panic")]
 
+mod run;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +24,8 @@ use crate::options::Options;
 use crate::position::{EpochStart, Sequence};
 use crate::replicated::ReplicatedStore;
 use crate::row::{PutOptions, RowRef, Rows, RowsBuilder, StoredRow, decode_stored, seal, verified};
+
+pub use run::{run, run_seeds};
 
 const STORE_ID: StoreId = StoreId([7; 16]);
 const DIRECTORY: &str = "/store";

@@ -18,6 +18,8 @@ mod cursor;
 mod format;
 mod index;
 mod reader;
+#[cfg(feature = "fuzzing")]
+mod seal;
 mod verify;
 mod window;
 mod writer;
@@ -26,6 +28,8 @@ mod writer;
 mod tests;
 
 pub use codec::Compression;
+#[cfg(feature = "fuzzing")]
+pub(crate) use seal::seal;
 #[allow(unused_imports, reason = "the engine and compaction are about to use them")]
 pub(crate) use {
     cursor::RunCursor,
