@@ -11,10 +11,10 @@ mod index;
 mod repair;
 mod store;
 
-use paddock_storage::fuzzing::{row_seeds, segment_seeds};
+use paddock_storage::fuzzing::{files_seeds, row_seeds, run_seeds, segment_seeds};
 
 pub use index::{filter, hash_index};
-pub use paddock_storage::fuzzing::{manifest, row, rows, segment};
+pub use paddock_storage::fuzzing::{files as sealed_files, manifest, row, rows, run as sealed_run, segment};
 pub use store::{checkpoint, files, lock, log, run};
 
 /// Something to fuzz.
@@ -28,7 +28,7 @@ pub struct Target {
 }
 
 /// Everything that is fuzzed.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "row", run: row, seeds: row_seeds },
     Target { name: "rows", run: rows, seeds: row_seeds },
     Target { name: "segment", run: segment, seeds: segment_seeds },
@@ -37,6 +37,8 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "lock", run: lock, seeds: || store::seeds("LOCK") },
     Target { name: "files", run: files, seeds: || store::seeds("FILES") },
     Target { name: "run", run, seeds: || store::seeds("runs/") },
+    Target { name: "sealed_files", run: sealed_files, seeds: files_seeds },
+    Target { name: "sealed_run", run: sealed_run, seeds: run_seeds },
     Target { name: "checkpoint", run: checkpoint, seeds: || store::seeds("index/") },
     Target { name: "hash_index", run: hash_index, seeds: index::hash_index_seeds },
     Target { name: "filter", run: filter, seeds: index::filter_seeds },
