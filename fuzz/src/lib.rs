@@ -14,8 +14,8 @@ mod store;
 use paddock_storage::fuzzing::{files_seeds, row_seeds, run_seeds, segment_seeds};
 
 pub use index::{filter, hash_index};
-pub use paddock_storage::fuzzing::{files as sealed_files, manifest, row, rows, run as sealed_run, segment};
-pub use store::{checkpoint, files, lock, log, run};
+pub use paddock_storage::fuzzing::{files, manifest, row, rows, run, segment};
+pub use store::{checkpoint, lock, log, stored};
 
 /// Something to fuzz.
 pub struct Target {
@@ -28,17 +28,16 @@ pub struct Target {
 }
 
 /// Everything that is fuzzed.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "row", run: row, seeds: row_seeds },
     Target { name: "rows", run: rows, seeds: row_seeds },
     Target { name: "segment", run: segment, seeds: segment_seeds },
     Target { name: "log", run: log, seeds: || store::seeds("log/") },
     Target { name: "manifest", run: manifest, seeds: || store::contents("MANIFEST") },
     Target { name: "lock", run: lock, seeds: || store::seeds("LOCK") },
-    Target { name: "files", run: files, seeds: || store::seeds("FILES") },
-    Target { name: "run", run, seeds: || store::seeds("runs/") },
-    Target { name: "sealed_files", run: sealed_files, seeds: files_seeds },
-    Target { name: "sealed_run", run: sealed_run, seeds: run_seeds },
+    Target { name: "files", run: files, seeds: files_seeds },
+    Target { name: "run", run, seeds: run_seeds },
+    Target { name: "stored", run: stored, seeds: store::stored_seeds },
     Target { name: "checkpoint", run: checkpoint, seeds: || store::seeds("index/") },
     Target { name: "hash_index", run: hash_index, seeds: index::hash_index_seeds },
     Target { name: "filter", run: filter, seeds: index::filter_seeds },

@@ -7,8 +7,6 @@
 //! right, as somebody would who means to harm. What a checksum does not cover must hold up by itself.
 #![allow(clippy::panic, reason = "a broken promise is reported by a panic")]
 
-mod run;
-
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,8 +22,6 @@ use crate::options::Options;
 use crate::position::{EpochStart, Sequence};
 use crate::replicated::ReplicatedStore;
 use crate::row::{PutOptions, RowRef, Rows, RowsBuilder, StoredRow, decode_stored, seal, verified};
-
-pub use run::{run, run_seeds};
 
 const STORE_ID: StoreId = StoreId([7; 16]);
 const DIRECTORY: &str = "/store";
@@ -94,6 +90,17 @@ pub fn files(bytes: &[u8]) {
             assert_eq!(catalogue.encode(), bytes);
         }
     }
+}
+
+/// A file of rows in key order: what is read from it is right, or it says what is corrupt.
+pub fn run(bytes: &[u8]) {
+    crate::run::fuzzing::run(bytes);
+}
+
+/// Files of rows in key order to begin with: of several blocks, in every codec, and one without rows.
+#[must_use]
+pub fn run_seeds() -> Vec<Vec<u8>> {
+    crate::run::fuzzing::seeds()
 }
 
 /// Rows to begin with.

@@ -16,10 +16,10 @@ mod block;
 mod codec;
 mod cursor;
 mod format;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod index;
 mod reader;
-#[cfg(feature = "fuzzing")]
-mod seal;
 mod verify;
 mod window;
 mod writer;
@@ -28,8 +28,6 @@ mod writer;
 mod tests;
 
 pub use codec::Compression;
-#[cfg(feature = "fuzzing")]
-pub(crate) use seal::seal;
 #[allow(unused_imports, reason = "the engine and compaction are about to use them")]
 pub(crate) use {
     cursor::RunCursor,

@@ -98,18 +98,4 @@ macro_rules! targets {
     };
 }
 
-targets!(
-    row,
-    rows,
-    segment,
-    log,
-    manifest,
-    lock,
-    files,
-    run,
-    sealed_files,
-    sealed_run,
-    checkpoint,
-    hash_index,
-    filter
-);
+targets!(row, rows, segment, log, manifest, lock, files, run, stored, checkpoint, hash_index, filter);
