@@ -67,6 +67,7 @@ mod lock;
 mod manifest;
 #[allow(dead_code, reason = "the engine is about to read through it")]
 mod memory;
+pub mod offline;
 mod options;
 mod position;
 mod range;
