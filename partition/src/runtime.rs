@@ -51,6 +51,8 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 const _: () = assert!(2 * (BATCH_BYTES_MAX + VALUE_BYTES_MAX + KEY_BYTES_MAX) <= MESSAGE_BYTES_MAX);
 /// The longest wait for a delivery: deadlines of waiting operations are looked at this often.
 const WAIT_MAX: Duration = Duration::from_millis(50);
+/// How long nothing was appended before the store notes in its log that all of it is durable, in milliseconds.
+const MARK_IDLE_AFTER_MS: u64 = 10;
 /// How often deadlines of waiting operations are looked at, in milliseconds.
 const EXPIRE_INTERVAL_MS: u64 = 10;
 
@@ -89,6 +91,8 @@ pub struct Round {
     arrivals_bytes: usize,
     replies: Replies,
     unsynced: bool,
+    /// When the log's last entries became durable, until the store has noted that.
+    unmarked_since: Option<Timestamp>,
     /// The last round left reads for the next one.
     more_reads: bool,
     disk_full_noticed: Option<Timestamp>,
@@ -123,12 +127,25 @@ impl OwnerLoop {
         self.peers.flush();
         if std::mem::take(&mut self.round.unsynced) {
             let through = self.metrics.time_sync(|| self.store.sync())?;
+            self.round.unmarked_since = Some(clock::now());
             self.step(Event::Durable { through })?;
         }
+        self.mark_when_idle()?;
         self.serve_reads();
         self.expire();
         self.flush();
         Ok(!stop)
+    }
+
+    /// Once nobody has written for a while, the store notes that its log is durable: so that later damage to its last
+    /// entries cannot pass for an end that a crash tore.
+    fn mark_when_idle(&mut self) -> Result<(), paddock_storage::Error> {
+        let due = |since: Timestamp| clock::now().0 >= since.0 + MARK_IDLE_AFTER_MS;
+        if self.round.unmarked_since.is_some_and(due) {
+            self.round.unmarked_since = None;
+            self.store.mark_durable()?;
+        }
+        Ok(())
     }
 
     /// Answers what has waited past its deadline; looked at now and then, since it passes over all.
@@ -144,7 +161,8 @@ impl OwnerLoop {
         if self.round.more_reads {
             return Duration::ZERO;
         }
-        let due = self.replica.next_deadline().0.saturating_sub(clock::now().0);
+        let mark = self.round.unmarked_since.map_or(u64::MAX, |since| since.0 + MARK_IDLE_AFTER_MS);
+        let due = self.replica.next_deadline().0.min(mark).saturating_sub(clock::now().0);
         Duration::from_millis(due).min(WAIT_MAX)
     }
 

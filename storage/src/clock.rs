@@ -1,14 +1,61 @@
-//! The one place where this crate reads a wall clock: for the log time of an embedded store, which nothing in here
-//! depends on.
+//! The one place where this crate reads a wall clock: for log times, which nothing in here depends on, and for expiry.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Milliseconds since 1970.
+/// Where a store takes the time from: the system's clock, or for tests any other.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use paddock_storage::Clock;
+///
+/// let now_ms = Arc::new(AtomicU64::new(7));
+/// let clock = Clock::from_fn({
+///     let now_ms = now_ms.clone();
+///     move || now_ms.load(Ordering::Relaxed)
+/// });
+/// assert_eq!(clock.now_ms(), 7);
+/// assert!(Clock::system().now_ms() > 1_700_000_000_000);
+/// ```
+#[derive(Clone, Default)]
+pub struct Clock(Option<Arc<NowMs>>);
+
+type NowMs = dyn Fn() -> u64 + Send + Sync;
+
+impl Clock {
+    /// The system's clock.
+    #[must_use]
+    pub fn system() -> Clock {
+        Clock(None)
+    }
+
+    /// A clock that asks `now_ms` for the milliseconds since 1970. It should not go back: what has expired would return.
+    #[must_use]
+    pub fn from_fn(now_ms: impl Fn() -> u64 + Send + Sync + 'static) -> Clock {
+        Clock(Some(Arc::new(now_ms)))
+    }
+
+    /// Milliseconds since 1970.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.0.as_ref().map_or_else(system_ms, |now_ms| now_ms())
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_none() { "Clock(system)" } else { "Clock(custom)" })
+    }
+}
+
 #[allow(
     clippy::disallowed_methods,
     reason = "this is the named function through which the wall clock enters"
 )]
-pub(crate) fn log_time_ms() -> u64 {
+fn system_ms() -> u64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }

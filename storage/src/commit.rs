@@ -1,12 +1,13 @@
-//! Turns gathered requests into one batch of the log: conditions first, then one append, one fsync, one apply.
+//! Turns gathered requests into one batch of the log: conditions first, then one append, one fsync if anybody waits for
+//! one, one apply.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
 use crate::batch::LogEntries;
-use crate::clock::log_time_ms;
 use crate::contents::Record;
+use crate::durability::Durability;
 use crate::error::{Error, Result};
 use crate::position::Sequence;
 use crate::reader::{Readable, Reader};
@@ -26,55 +27,74 @@ pub(crate) enum Expectation {
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) rows: Rows,
-    pub(crate) condition: Option<(Bytes, Expectation)>,
+    /// All must hold before the first of the rows.
+    pub(crate) conditions: Vec<(Bytes, Expectation)>,
+    pub(crate) durability: Durability,
 }
 
-/// What became of a request. Both are told only once everything that they rest on is durable.
+/// What became of a request. Both are told only once everything that they rest on is as durable as the request asks for.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// Carried out; its last row has this sequence.
     Written(Sequence),
-    /// The condition did not hold: the key's record.
-    Refused(Option<Record>),
+    /// A condition did not hold: its key, and the key's record.
+    Refused(Bytes, Option<Record>),
 }
 
 /// Carries requests out, in order and as one batch. One answer for each.
-pub(crate) fn commit(store: &mut ReplicatedStore, requests: &[Request]) -> Vec<Result<Outcome>> {
+pub(crate) fn commit(store: &mut ReplicatedStore, requests: Vec<Request>) -> VecDeque<Result<Outcome>> {
     let reader = store.reader();
-    let mut draft = Draft::new(&reader, store.last().sequence, requests);
-    let answers: Vec<Result<Outcome>> = requests.iter().map(|request| draft.add(request)).collect();
-    match write(store, draft.rows.finish()) {
+    let durability = requests.iter().map(|request| request.durability).max().unwrap_or_default();
+    let mut draft = Draft::new(&reader, store.last().sequence, &requests);
+    let answers: VecDeque<Result<Outcome>> = requests.iter().map(|request| draft.add(request)).collect();
+    match write(store, draft.rows.finish(), durability) {
         Ok(()) => answers,
         // A full disk refuses the batch as a whole. Alone, deletes still find room, and nobody suffers from another's
         // large value.
         Err(Error::DiskFull { .. }) if requests.len() > 1 => {
-            requests.iter().flat_map(|request| commit(store, std::slice::from_ref(request))).collect()
+            requests.into_iter().map(|request| commit_alone(store, request)).collect()
         }
         Err(error) => share(error, requests.len()),
     }
 }
 
-fn write(store: &mut ReplicatedStore, rows: Rows) -> Result<()> {
-    if rows.count() == 0 {
-        return Ok(());
+/// Carries one request out. Its rows are not gathered with others, so they are not copied.
+pub(crate) fn commit_alone(store: &mut ReplicatedStore, request: Request) -> Result<Outcome> {
+    if !request.conditions.is_empty() {
+        let reader = store.reader();
+        let draft = Draft::new(&reader, store.last().sequence, &[]);
+        if let Some(refused) = draft.refusal(&request)? {
+            write(store, Rows::default(), request.durability)?;
+            return Ok(refused);
+        }
     }
-    let first = store.last().sequence.next();
-    let entries = LogEntries { epoch: 0, first, log_time_ms: log_time_ms(), rows };
-    store.append(&entries, store.durable())?;
-    let durable = store.sync()?;
-    store.apply(durable)
+    write(store, request.rows, request.durability)?;
+    Ok(Outcome::Written(store.last().sequence))
+}
+
+fn write(store: &mut ReplicatedStore, rows: Rows, durability: Durability) -> Result<()> {
+    if rows.count() > 0 {
+        let first = store.last().sequence.next();
+        let entries = LogEntries { epoch: 0, first, log_time_ms: store.now_ms(), rows };
+        store.append(&entries, Sequence(0))?;
+    }
+    // Also without rows: an answer may rest on what others wrote and did not wait for.
+    if durability == Durability::Sync {
+        store.sync()?;
+    }
+    store.apply(store.last().sequence)
 }
 
 /// The same error for several callers: the first gets it with its source.
-fn share(error: Error, count: usize) -> Vec<Result<Outcome>> {
+fn share(error: Error, count: usize) -> VecDeque<Result<Outcome>> {
     let again = || match &error {
         Error::DiskFull { path } => Error::DiskFull { path: path.clone() },
         Error::Poisoned { reason } => Error::Poisoned { reason: reason.clone() },
         Error::TooLarge { what, actual, limit } => Error::TooLarge { what, actual: *actual, limit: *limit },
         other => Error::Poisoned { reason: other.to_string() },
     };
-    let mut answers: Vec<Result<Outcome>> = (1..count).map(|_| Err(again())).collect();
-    answers.insert(0, Err(error));
+    let mut answers: VecDeque<Result<Outcome>> = (1..count).map(|_| Err(again())).collect();
+    answers.push_front(Err(error));
     answers
 }
 
@@ -89,15 +109,13 @@ struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     fn new(reader: &'a Reader, last: Sequence, requests: &[Request]) -> Draft<'a> {
-        let overlay = requests.iter().any(|request| request.condition.is_some()).then(HashMap::new);
+        let overlay = requests.iter().any(|request| !request.conditions.is_empty()).then(HashMap::new);
         Draft { reader, rows: RowsBuilder::new(), last, overlay }
     }
 
     fn add(&mut self, request: &Request) -> Result<Outcome> {
-        if let Some((key, expectation)) = &request.condition
-            && !self.holds(key, expectation)?
-        {
-            return Ok(Outcome::Refused(self.record(key)?));
+        if let Some(refused) = self.refusal(request)? {
+            return Ok(refused);
         }
         self.rows.extend(&request.rows)?;
         for row in request.rows.iter() {
@@ -105,6 +123,16 @@ impl<'a> Draft<'a> {
             self.note(row, request.rows.encoded());
         }
         Ok(Outcome::Written(self.last))
+    }
+
+    /// What is answered if a condition does not hold.
+    fn refusal(&self, request: &Request) -> Result<Option<Outcome>> {
+        for (key, expectation) in &request.conditions {
+            if !self.holds(key, expectation)? {
+                return Ok(Some(Outcome::Refused(key.clone(), self.record(key)?)));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether a key is as expected. Reads its row only if its value matters: removing a large value reads nothing, and a

@@ -113,6 +113,12 @@ pub enum Error {
         /// The number it is held against.
         expected: u64,
     },
+    /// A condition of a batch does not hold: a key is not as expected. Nothing was written.
+    #[error("the key {} is not as the batch expects it, and nothing was written", key.escape_ascii())]
+    Conflict {
+        /// The key.
+        key: bytes::Bytes,
+    },
     /// The store was closed through another of its handles.
     #[error("the store is closed")]
     Closed,

@@ -1,15 +1,23 @@
 //! Group commit: callers that come while an fsync runs share the next one.
 //!
-//! There is no thread and no timer. A caller puts its request in the queue; if nobody is at the disk, it goes itself,
-//! with everything that is queued, and comes back with everybody's answer. So one caller alone waits for nothing but
-//! its own fsync, and many share one.
+//! There is no timer. A caller that finds nobody at the disk goes itself, with its own request. One that comes
+//! meanwhile takes a seat. When a turn is over, the first of those who wait gets the next one, with everything that
+//! has gathered by then: it is told first, so that the disk is busy again before all others have their answers.
+//! So one caller alone waits for nothing but its own fsync, and many share one.
+//!
+//! Writes that need not wait for an fsync take the same way and the same turns, without one. The store's own thread
+//! ([`crate::maintenance`]) makes them durable later: it fsyncs beside the turns, not in one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::commit::{Outcome, Request, commit};
+use crate::commit::{Outcome, Request, commit, commit_alone};
+use crate::durability::{Durability, SyncTicket};
 use crate::error::{Error, Result};
+use crate::maintenance::{Board, Duties};
 use crate::replicated::ReplicatedStore;
 
 /// The most requests in one turn at the disk.
@@ -20,114 +28,249 @@ const TURN_BYTES_MAX: usize = 4 << 20;
 
 const WRITER_ENDED: &str = "the thread that wrote the batch ended";
 
+/// All handles of a store have one. Dropping it ends the store as a process's end would, but for writes that were promised
+/// an fsync soon: they get it.
 #[derive(Debug)]
 pub(crate) struct Group {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     queue: Mutex<Queue>,
-    /// Told when a turn is over.
-    turn_over: Condvar,
     /// `None` once it is closed. Locked by whoever has the turn.
     store: Mutex<Option<ReplicatedStore>>,
+    board: Arc<Board>,
+    sync_interval: Duration,
 }
 
 /// Bounded by the callers: each waits for its one request.
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<(Ticket, Request)>,
-    answers: HashMap<Ticket, Result<Outcome>>,
-    next: Ticket,
-    /// Whether someone is at the disk.
+    waiting: VecDeque<(Arc<Seat>, Request)>,
+    /// Whether someone is at the disk. Nobody waits while nobody is.
     busy: bool,
 }
 
-type Ticket = u64;
+/// Where a thread waits. A thread waits for one thing at a time, so it has one seat, for all stores.
+#[derive(Debug, Default)]
+struct Seat {
+    told: Mutex<Option<Told>>,
+    bell: Condvar,
+}
 
-impl Group {
-    pub(crate) fn new(store: ReplicatedStore) -> Group {
-        Group { queue: Mutex::default(), turn_over: Condvar::new(), store: Mutex::new(Some(store)) }
+#[derive(Debug)]
+enum Told {
+    /// The next turn is yours, and your request the first in it.
+    YourTurn,
+    Answer(Result<Outcome>),
+}
+
+thread_local! {
+    static SEAT: Arc<Seat> = Arc::default();
+}
+
+impl Seat {
+    fn tell(&self, what: Told) {
+        *self.told.lock() = Some(what);
+        self.bell.notify_one();
     }
 
-    /// Carries a request out, durably.
-    pub(crate) fn submit(&self, request: Request) -> Result<Outcome> {
-        let mut queue = self.queue.lock();
-        let ticket = queue.next;
-        queue.next += 1;
-        queue.waiting.push_back((ticket, request));
+    fn wait(&self) -> Told {
+        let mut told = self.told.lock();
         loop {
-            if let Some(answer) = queue.answers.remove(&ticket) {
-                return answer;
+            match told.take() {
+                Some(what) => return what,
+                None => self.bell.wait(&mut told),
             }
-            if queue.busy {
-                self.turn_over.wait(&mut queue);
-                continue;
-            }
+        }
+    }
+}
+
+impl Group {
+    pub(crate) fn new(store: ReplicatedStore, sync_interval: Duration) -> Group {
+        let board = store.board();
+        let store = Mutex::new(Some(store));
+        let shared = Arc::new(Shared { queue: Mutex::default(), store, board, sync_interval });
+        let duties: Arc<dyn Duties> = shared.clone();
+        shared.board.set_duties(Arc::downgrade(&duties));
+        Group { shared }
+    }
+
+    /// Carries a request out, as durably as it asks for.
+    pub(crate) fn submit(&self, request: Request) -> Result<Outcome> {
+        let shared = &*self.shared;
+        let mut queue = shared.queue.lock();
+        if !queue.busy {
             queue.busy = true;
-            let (tickets, requests) = queue.take();
             drop(queue);
-            let turn = Turn { group: self, tickets, answers: Vec::new() };
-            turn.run(&requests);
-            queue = self.queue.lock();
+            return shared.turn_alone(request);
+        }
+        let seat = SEAT.with(Arc::clone);
+        queue.waiting.push_back((seat.clone(), request));
+        drop(queue);
+        match seat.wait() {
+            Told::Answer(answer) => answer,
+            Told::YourTurn => shared.turn(),
         }
     }
 
     /// Runs something on the store between two turns.
     pub(crate) fn with<T>(&self, run: impl FnOnce(&mut ReplicatedStore) -> Result<T>) -> Result<T> {
-        self.store.lock().as_mut().ok_or(Error::Closed).and_then(run)
+        self.shared.store.lock().as_mut().ok_or(Error::Closed).and_then(run)
     }
 
     /// Closes the store; whoever comes later is told.
     pub(crate) fn close(&self) -> Result<()> {
-        let store = self.store.lock().take().ok_or(Error::Closed)?;
+        let store = self.shared.store.lock().take().ok_or(Error::Closed)?;
         store.close()
     }
 }
 
-impl Queue {
-    fn take(&mut self) -> (Vec<Ticket>, Vec<Request>) {
-        let (mut tickets, mut requests, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while let Some((_, request)) = self.waiting.front() {
-            bytes += request.rows.encoded().len();
-            if tickets.len() == TURN_REQUESTS_MAX || bytes > TURN_BYTES_MAX && !tickets.is_empty() {
-                break;
-            }
-            let Some((ticket, request)) = self.waiting.pop_front() else { break };
-            tickets.push(ticket);
-            requests.push(request);
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Taken out first: the store waits for its thread to end, and that may wait for this lock.
+        let store = self.shared.store.lock().take();
+        if let Some(mut store) = store
+            && self.shared.board.is_sync_due()
+        {
+            // Nobody is left to be told of a failure.
+            let _ = store.sync();
         }
-        (tickets, requests)
     }
 }
 
-/// A turn at the disk. However it ends, its drop answers everybody in it and lets the next one go.
-struct Turn<'a> {
-    group: &'a Group,
-    tickets: Vec<Ticket>,
-    answers: Vec<Result<Outcome>>,
-}
+impl Shared {
+    /// A turn of one request only: nobody else is there.
+    fn turn_alone(&self, request: Request) -> Result<Outcome> {
+        let durability = request.durability;
+        let mut turn = Turn { shared: self, others: Vec::new(), answers: Vec::new(), done: false };
+        let answer = match self.store.lock().as_mut() {
+            Some(store) => commit_alone(store, request),
+            None => Err(Error::Closed),
+        };
+        self.note(durability);
+        turn.done = true;
+        answer
+    }
 
-impl Turn<'_> {
-    fn run(mut self, requests: &[Request]) {
-        self.answers = match self.group.store.lock().as_mut() {
+    /// A turn of all that has gathered. The first of them is the caller.
+    fn turn(&self) -> Result<Outcome> {
+        let (others, requests) = self.queue.lock().take();
+        // What one of them waits for, all get.
+        let durability = requests.iter().map(|request| request.durability).max().unwrap_or_default();
+        let mut turn = Turn { shared: self, others, answers: Vec::new(), done: false };
+        let mut answers = match self.store.lock().as_mut() {
             Some(store) => commit(store, requests),
             None => requests.iter().map(|_| Err(Error::Closed)).collect(),
         };
+        self.note(durability);
+        let own = answers.pop_front().unwrap_or_else(unanswered);
+        turn.answers = answers.into();
+        turn.done = true;
+        own
     }
+
+    /// Sees to it that what was written becomes durable, or known to be, in time.
+    fn note(&self, durability: Durability) {
+        match durability {
+            Durability::Sync => self.board.wrote_durably(),
+            Durability::Interval => self.board.sync_within(self.sync_interval),
+            Durability::Buffered => {}
+        }
+    }
+
+    /// An fsync beside the turns.
+    fn sync_beside(&self, begin: impl FnOnce(&mut ReplicatedStore) -> Result<Option<SyncTicket>>) {
+        let ticket = match self.store.lock().as_mut().map(begin) {
+            // A failed write has poisoned the store; the next caller is told.
+            None | Some(Ok(None) | Err(_)) => return,
+            Some(Ok(Some(ticket))) => ticket,
+        };
+        let synced = ticket.run();
+        if let Some(store) = self.store.lock().as_mut() {
+            store.finish_sync(&ticket, synced);
+        }
+    }
+}
+
+impl Duties for Shared {
+    fn sync(&self) {
+        let _guard = PoisonOnPanic(self);
+        self.sync_beside(|store| Ok(store.begin_sync()));
+    }
+
+    fn mark_durable(&self) {
+        let _guard = PoisonOnPanic(self);
+        self.sync_beside(ReplicatedStore::begin_mark);
+    }
+}
+
+/// A panic beside the turns, in the disk's code, ends all writing like one in a turn.
+struct PoisonOnPanic<'a>(&'a Shared);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(store) = self.0.store.lock().as_mut()
+        {
+            store.poison("the store's own thread ended");
+        }
+    }
+}
+
+impl Queue {
+    /// A turn's requests, and whom to tell: all but the first, who has the turn.
+    fn take(&mut self) -> (Vec<Arc<Seat>>, Vec<Request>) {
+        let count = self.waiting.len().min(TURN_REQUESTS_MAX);
+        let (mut seats, mut requests, mut bytes) = (Vec::with_capacity(count), Vec::with_capacity(count), 0);
+        while let Some((_, request)) = self.waiting.front() {
+            bytes += request.rows.encoded().len();
+            if requests.len() == TURN_REQUESTS_MAX || bytes > TURN_BYTES_MAX && !requests.is_empty() {
+                break;
+            }
+            let Some((seat, request)) = self.waiting.pop_front() else { break };
+            if !requests.is_empty() {
+                seats.push(seat);
+            }
+            requests.push(request);
+        }
+        (seats, requests)
+    }
+}
+
+fn unanswered() -> Result<Outcome> {
+    Err(Error::Poisoned { reason: WRITER_ENDED.to_string() })
+}
+
+/// A turn at the disk. However it ends, its drop lets the next one go and answers everybody in it.
+struct Turn<'a> {
+    shared: &'a Shared,
+    others: Vec<Arc<Seat>>,
+    answers: Vec<Result<Outcome>>,
+    done: bool,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let unanswered = || Error::Poisoned { reason: WRITER_ENDED.to_string() };
-        if self.answers.len() < self.tickets.len()
-            && let Some(store) = self.group.store.lock().as_mut()
+        if !self.done
+            && let Some(store) = self.shared.store.lock().as_mut()
         {
             // It panicked half-way: what the store knows in memory need not be what it has written.
             store.poison(WRITER_ENDED);
         }
-        let mut answers = self.answers.drain(..);
-        let mut queue = self.group.queue.lock();
-        for ticket in &self.tickets {
-            queue.answers.insert(*ticket, answers.next().unwrap_or_else(|| Err(unanswered())));
+        let next = {
+            let mut queue = self.shared.queue.lock();
+            let next = queue.waiting.front().map(|(seat, _)| seat.clone());
+            queue.busy = next.is_some();
+            next
+        };
+        if let Some(next) = next {
+            next.tell(Told::YourTurn);
         }
-        queue.busy = false;
-        self.group.turn_over.notify_all();
+        let mut answers = self.answers.drain(..);
+        for seat in self.others.drain(..) {
+            seat.tell(Told::Answer(answers.next().unwrap_or_else(unanswered)));
+        }
     }
 }

@@ -48,6 +48,7 @@
 #![deny(unsafe_code)]
 
 mod batch;
+mod builder;
 mod clock;
 mod commit;
 mod contents;
@@ -55,6 +56,7 @@ mod contents;
 mod data_file;
 mod directory;
 pub mod disk;
+mod durability;
 mod error;
 #[allow(dead_code, reason = "compaction is about to keep its books with it")]
 mod files;
@@ -64,6 +66,7 @@ pub mod fuzzing;
 mod group;
 mod header;
 mod lock;
+mod maintenance;
 mod manifest;
 #[allow(dead_code, reason = "the engine is about to read through it")]
 mod memory;
@@ -78,9 +81,13 @@ mod row;
 mod segment;
 mod store;
 mod window;
+mod write;
 
 pub use batch::LogEntries;
+pub use builder::Builder;
+pub use clock::Clock;
 pub use contents::Record;
+pub use durability::Durability;
 pub use error::{Error, Result};
 pub use header::StoreId;
 pub use manifest::METADATA_BYTES_MAX;
@@ -95,7 +102,8 @@ pub use row::{
     BATCH_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, ContentType, KEY_BYTES_MAX, PutOptions, ROW_OVERHEAD_BYTES,
     RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
 };
-pub use store::{Builder, Conflict, Expected, Store, WriteBatch};
+pub use store::Store;
+pub use write::{Conflict, Expected, WriteBatch, WriteOptions};
 
 /// The README's example, so that it compiles.
 #[cfg(doctest)]

@@ -1,8 +1,11 @@
 //! How a store is laid out on its disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::disk::{Disk, SystemDisk};
+use crate::durability::Durability;
 
 /// Room that growth leaves free in the log for what must go on when the disk is full: deletes and markers.
 pub const CONTROL_HEADROOM_BYTES: u64 = 256 << 10;
@@ -12,6 +15,8 @@ const SEGMENT_BYTES_MIN: u64 = 4 << 10;
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 const EXTENT_BYTES: u64 = 4 << 20;
 const EXTENT_BYTES_MIN: u64 = 4 << 10;
+const SYNC_INTERVAL: Duration = Duration::from_millis(100);
+const MARK_IDLE_AFTER: Duration = Duration::from_millis(10);
 
 /// Options of a store. The defaults suit a server; tests and small devices set less.
 #[derive(Clone, Debug)]
@@ -22,6 +27,10 @@ pub struct Options {
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) mapping: Mapping,
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) durability: Durability,
+    pub(crate) sync_interval: Duration,
+    pub(crate) mark_idle_after: Option<Duration>,
+    pub(crate) clock: Clock,
 }
 
 /// Which files are mapped into memory, and which are read by system calls.
@@ -45,6 +54,10 @@ impl Default for Options {
             memory_bytes: None,
             mapping: Mapping::Auto,
             disk: Arc::new(SystemDisk),
+            durability: Durability::default(),
+            sync_interval: SYNC_INTERVAL,
+            mark_idle_after: Some(MARK_IDLE_AFTER),
+            clock: Clock::system(),
         }
     }
 }
@@ -92,6 +105,37 @@ impl Options {
     #[must_use]
     pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
         self.disk = disk;
+        self
+    }
+
+    /// How durable writes are that do not say so themselves: on the disk ([`Durability::Sync`]) by default. Of a
+    /// [`crate::ReplicatedStore`], whose owner decides when to fsync, it changes nothing.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How long after a write of [`Durability::Interval`] its fsync begins at the latest: 100 ms by default.
+    #[must_use]
+    pub fn sync_interval(mut self, interval: Duration) -> Self {
+        self.sync_interval = interval;
+        self
+    }
+
+    /// Another clock than the system's.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// How long nobody has written before the store notes in its log that all of it is durable: 10 ms by default. Until
+    /// then, damage to the last batch of the log cannot be told from a write that a crash tore. `None`: only closing the
+    /// store, and later writes, do so; then a store that nobody uses does nothing, for tests that count.
+    #[must_use]
+    pub fn mark_idle_after(mut self, idle: Option<Duration>) -> Self {
+        self.mark_idle_after = idle;
         self
     }
 }

@@ -203,6 +203,8 @@ impl Walk {
     }
 }
 
+const REWRITE_PIECE_BYTES: u64 = 256 << 10;
+
 const TAIL_PIECE_BYTES: u64 = 64 << 10;
 
 const _: () = assert!(TAIL_PIECE_BYTES.is_multiple_of(BATCH_ALIGNMENT));
@@ -231,11 +233,17 @@ impl Unproven {
     /// reached the disk; only a new write makes the next fsync mean what it says.
     pub(crate) fn rewrite(&self, segment: &Segment) -> Result<()> {
         let Some((_, start)) = self.batches.front() else { return Ok(()) };
-        let length = segment.end - start;
         let path = &segment.file.path;
-        let Some(bytes) = Window::new(&segment.file, segment.end).get(*start, length)? else {
-            return Err(Error::corrupt(path, *start, "the file shrank while it was read"));
-        };
-        segment.file.file.write_at(&bytes, *start).map_err(Error::io(path))
+        let (mut window, mut offset) = (Window::new(&segment.file, segment.end), *start);
+        while offset < segment.end {
+            // In pieces: writers that did not wait for an fsync may have left a whole segment of this.
+            let length = REWRITE_PIECE_BYTES.min(segment.end - offset);
+            let Some(bytes) = window.get(offset, length)? else {
+                return Err(Error::corrupt(path, offset, "the file shrank while it was read"));
+            };
+            segment.file.file.write_at(&bytes, offset).map_err(Error::io(path))?;
+            offset += length;
+        }
+        Ok(())
     }
 }

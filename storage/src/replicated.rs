@@ -19,13 +19,17 @@ mod truncate;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::batch::LogEntries;
+use crate::clock::Clock;
 use crate::contents::{Pending, Shared};
 use crate::directory::Directory;
+use crate::durability::SyncGate;
 use crate::error::{Error, Result};
 use crate::header::StoreId;
 use crate::lock::Lock;
+use crate::maintenance::{Board, Maintenance};
 use crate::manifest::{Kind, Manifest};
 use crate::options::Options;
 use crate::position::{EpochStart, Position, Sequence};
@@ -96,6 +100,10 @@ pub struct ReplicatedStore {
     shared: Shared,
     recovery: Recovery,
     poison: Option<String>,
+    /// Every fsync of entries goes through it.
+    gate: SyncGate,
+    clock: Clock,
+    maintenance: Maintenance,
     /// Bytes that a reservation still covers.
     reserved: u64,
     syncs: u64,
@@ -131,6 +139,10 @@ pub struct Stats {
     pub syncs: u64,
     /// About how many bytes of memory the index takes.
     pub index_bytes: u64,
+    /// The last entry of the log.
+    pub last: Sequence,
+    /// The last entry that is on the disk for certain.
+    pub durable: Sequence,
 }
 
 impl ReplicatedStore {
@@ -246,6 +258,8 @@ impl ReplicatedStore {
             segments: self.segments().count() as u64,
             syncs: self.syncs,
             index_bytes: contents.index.memory_bytes() as u64,
+            last: self.last().sequence,
+            durable: self.durable,
         }
     }
 
@@ -256,6 +270,20 @@ impl ReplicatedStore {
     /// [`Error::Io`], [`Error::Poisoned`].
     pub fn close(mut self) -> Result<()> {
         self.finish()
+    }
+
+    /// Where the store's own thread is told what is due.
+    pub(crate) fn board(&self) -> Arc<Board> {
+        self.maintenance.board()
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// Starts the store's own thread.
+    pub(crate) fn start_maintenance(&mut self) -> Result<()> {
+        self.maintenance.start().map_err(Error::io(&self.directory.path))
     }
 
     fn segments(&self) -> impl Iterator<Item = &Segment> {

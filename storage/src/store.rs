@@ -1,15 +1,17 @@
 //! The embedder's store: a durable, ordered map of bytes to bytes.
 
 use std::ops::RangeBounds;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::builder::Builder;
+use crate::clock::Clock;
 use crate::commit::{Expectation, Outcome, Request};
 use crate::contents::Record;
-use crate::disk::Disk;
-use crate::error::Result;
+use crate::durability::Durability;
+use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::manifest::Kind;
 use crate::options::Options;
@@ -19,11 +21,12 @@ use crate::reader::{Readable, Reader};
 use crate::recovery::Recovery;
 use crate::replicated::{ReplicatedStore, Stats, Verification};
 use crate::row::{Rows, RowsBuilder};
+use crate::write::{Conflict, Expected, WriteBatch, WriteOptions};
 
 /// A durable, ordered map of bytes to bytes, in a directory.
 ///
-/// Handles are cheap to clone and can be used from any thread. A write has reached the disk when its call returns;
-/// callers that write at the same time share an fsync. Reading is [`Readable`]'s.
+/// Handles are cheap to clone and can be used from any thread. A write has reached the disk when its call returns,
+/// unless [`Durability`] says otherwise; callers that write at the same time share an fsync. Reading is [`Readable`]'s.
 ///
 /// ```
 /// use paddock_storage::{Readable, Store};
@@ -43,114 +46,8 @@ pub struct Store {
     reader: Reader,
     recovery: Arc<Recovery>,
     path: Arc<Path>,
-}
-
-/// What a conditional write expects of its key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Expected {
-    /// Anything: the write is unconditional.
-    #[default]
-    Any,
-    /// That it has no value.
-    Absent,
-    /// That it has a value.
-    Present,
-    /// That its value was made by the write with this sequence.
-    Version(Sequence),
-}
-
-/// A conditional write lost: the key was not as expected, and nothing was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    /// What the key has instead; `None`: nothing.
-    pub current: Option<Record>,
-}
-
-/// Writes that happen together: all of them, or after a crash perhaps none; readers see them at once.
-#[derive(Clone, Debug, Default)]
-pub struct WriteBatch {
-    rows: RowsBuilder,
-}
-
-/// Opens a store with other options than the default ones.
-#[derive(Clone, Debug)]
-pub struct Builder {
-    path: PathBuf,
-    options: Options,
-}
-
-impl WriteBatch {
-    /// A batch without writes.
-    #[must_use]
-    pub fn new() -> WriteBatch {
-        WriteBatch::default()
-    }
-
-    /// Adds a write of a value. Of several writes of one key the last one counts.
-    ///
-    /// # Errors
-    /// [`crate::Error::EmptyKey`], [`crate::Error::TooLarge`]: the batch is as before.
-    pub fn insert(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<&mut WriteBatch> {
-        self.rows.put(key.as_ref(), value.as_ref())?;
-        Ok(self)
-    }
-
-    /// Adds a removal.
-    ///
-    /// # Errors
-    /// As [`WriteBatch::insert`].
-    pub fn remove(&mut self, key: impl AsRef<[u8]>) -> Result<&mut WriteBatch> {
-        self.rows.delete(key.as_ref())?;
-        Ok(self)
-    }
-
-    /// How many writes there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.rows.count() as usize
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.count() == 0
-    }
-}
-
-impl Builder {
-    /// See [`Options::segment_bytes`].
-    #[must_use]
-    pub fn segment_bytes(mut self, bytes: u64) -> Builder {
-        self.options = self.options.segment_bytes(bytes);
-        self
-    }
-
-    /// See [`Options::extent_bytes`].
-    #[must_use]
-    pub fn extent_bytes(mut self, bytes: u64) -> Builder {
-        self.options = self.options.extent_bytes(bytes);
-        self
-    }
-
-    /// See [`Options::disk`].
-    #[must_use]
-    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Builder {
-        self.options = self.options.disk(disk);
-        self
-    }
-
-    /// Opens the store, or makes a new one.
-    ///
-    /// # Errors
-    /// As [`Store::open`].
-    pub fn open(self) -> Result<Store> {
-        let mut store = ReplicatedStore::open_kind(&self.path, self.options, Kind::Standalone)?;
-        // Nobody above decides what is committed: what survived counts.
-        store.apply(store.last().sequence)?;
-        let (reader, recovery) = (store.reader(), Arc::new(store.recovery().clone()));
-        let path = store.path().into();
-        Ok(Store { group: Arc::new(Group::new(store)), reader, recovery, path })
-    }
+    durability: Durability,
+    clock: Clock,
 }
 
 impl Store {
@@ -186,7 +83,20 @@ impl Store {
     /// ```
     #[must_use]
     pub fn builder(path: impl AsRef<Path>) -> Builder {
-        Builder { path: path.as_ref().to_path_buf(), options: Options::default() }
+        Builder::new(path.as_ref().to_path_buf())
+    }
+
+    pub(crate) fn open_with(path: &Path, options: Options) -> Result<Store> {
+        let Options { durability, sync_interval, .. } = options;
+        let clock = options.clock.clone();
+        let mut store = ReplicatedStore::open_kind(path, options, Kind::Standalone)?;
+        // Nobody above decides what is committed: what survived counts.
+        store.apply(store.last().sequence)?;
+        store.start_maintenance()?;
+        let (reader, recovery) = (store.reader(), Arc::new(store.recovery().clone()));
+        let path = store.path().into();
+        let group = Arc::new(Group::new(store, sync_interval));
+        Ok(Store { group, reader, recovery, path, durability, clock })
     }
 
     /// What opening found.
@@ -219,7 +129,7 @@ impl Store {
         self.must(put(key.as_ref(), value.as_ref())?)
     }
 
-    /// Gives a key a value if it is as expected. The outer result is a fault, the inner one a lost race.
+    /// Gives a key a value with options, or if it is as expected. The outer result is a fault, the inner one a lost race.
     ///
     /// ```
     /// use paddock_storage::Expected;
@@ -240,10 +150,13 @@ impl Store {
         &self,
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
-        expected: Expected,
+        options: impl Into<WriteOptions>,
     ) -> Result<std::result::Result<Sequence, Conflict>> {
-        let rows = put(key.as_ref(), value.as_ref())?;
-        self.conditionally(rows, key.as_ref(), expected.into())
+        let options = options.into();
+        let mut rows = RowsBuilder::new();
+        rows.put_with(key.as_ref(), value.as_ref(), &options.kept(&self.clock))?;
+        let rows = rows.finish();
+        self.with_options(rows, key.as_ref(), &options)
     }
 
     /// Takes a key away. Returns whether it had a value.
@@ -263,7 +176,7 @@ impl Store {
         Ok(self.remove_with(key, Expected::Present)?.is_ok())
     }
 
-    /// Takes a key away if it is as expected.
+    /// Takes a key away with options, or if it is as expected.
     ///
     /// ```
     /// use paddock_storage::Expected;
@@ -281,10 +194,11 @@ impl Store {
     pub fn remove_with(
         &self,
         key: impl AsRef<[u8]>,
-        expected: Expected,
+        options: impl Into<WriteOptions>,
     ) -> Result<std::result::Result<Sequence, Conflict>> {
+        let options = options.into();
         let rows = delete(key.as_ref())?;
-        self.conditionally(rows, key.as_ref(), expected.into())
+        self.with_options(rows, key.as_ref(), &options)
     }
 
     /// Sets a key's value if it has the expected one; `None` is no value. The outer result is a fault, the inner one
@@ -317,7 +231,26 @@ impl Store {
             Some(value) => Expectation::Value(Bytes::copy_from_slice(value)),
             None => Expectation::Absent,
         };
-        self.conditionally(rows, key, Some(expectation))
+        self.submit(rows, vec![(Bytes::copy_from_slice(key), expectation)], None)
+    }
+
+    /// A batch without writes, whose times are of this store's clock.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use paddock_storage::WriteOptions;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = paddock_storage::Store::open(directory.path())?;
+    /// let mut batch = store.batch();
+    /// batch.insert_with("session 1", "Ada", WriteOptions::new().ttl(Duration::from_secs(60)))?;
+    /// store.write(batch)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn batch(&self) -> WriteBatch {
+        WriteBatch { clock: self.clock.clone(), ..WriteBatch::new() }
     }
 
     /// Carries out several writes together. Returns the version of the last one.
@@ -335,9 +268,55 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::insert`].
+    /// As [`Store::insert`]. [`crate::Error::Conflict`]: a condition of the batch does not hold, and nothing was written.
     pub fn write(&self, batch: WriteBatch) -> Result<Sequence> {
-        self.must(batch.rows.finish())
+        self.write_if(batch)?.map_err(|Conflict { key, .. }| Error::Conflict { key })
+    }
+
+    /// Carries out several writes together if all of them find their keys as they expect them. The outer result is a fault,
+    /// the inner one a lost race.
+    ///
+    /// ```
+    /// use paddock_storage::{Expected, WriteBatch};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = paddock_storage::Store::open(directory.path())?;
+    /// let version = store.insert(b"from", b"100")?;
+    /// let mut transfer = WriteBatch::new();
+    /// transfer.insert_with(b"from", b"90", Expected::Version(version))?;
+    /// transfer.insert_with(b"to", b"10", Expected::Absent)?;
+    /// assert!(store.write_if(transfer.clone())?.is_ok());
+    /// assert_eq!(store.write_if(transfer)?.unwrap_err().key, "from");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::insert`].
+    pub fn write_if(&self, batch: WriteBatch) -> Result<std::result::Result<Sequence, Conflict>> {
+        let WriteBatch { rows, conditions, durability, .. } = batch;
+        self.submit(rows.finish(), conditions, durability)
+    }
+
+    /// Makes every write durable that has returned so far, however it was written.
+    ///
+    /// ```
+    /// use paddock_storage::{Durability, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).durability(Durability::Buffered).open()?;
+    /// for number in 0..1_000_u32 {
+    ///     store.insert(number.to_be_bytes(), "x")?;
+    /// }
+    /// store.sync()?;
+    /// assert_eq!(store.stats()?.durable, store.stats()?.last);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`]: some may be lost, and the store takes no more writes; [`crate::Error::Poisoned`],
+    /// [`crate::Error::Closed`].
+    pub fn sync(&self) -> Result<()> {
+        self.submit(Rows::default(), Vec::new(), Some(Durability::Sync)).map(drop)
     }
 
     /// Figures for graphs and budgets.
@@ -394,35 +373,30 @@ impl Store {
 
     /// An unconditional write.
     fn must(&self, rows: Rows) -> Result<Sequence> {
-        match self.group.submit(Request { rows, condition: None })? {
-            Outcome::Written(sequence) => Ok(sequence),
-            // Only a condition refuses.
-            Outcome::Refused(_) => Ok(self.reader.applied()),
-        }
+        // Only a condition refuses.
+        Ok(self.submit(rows, Vec::new(), None)?.unwrap_or_else(|_| self.reader.applied()))
     }
 
-    fn conditionally(
+    fn with_options(
         &self,
         rows: Rows,
         key: &[u8],
-        expectation: Option<Expectation>,
+        options: &WriteOptions,
     ) -> Result<std::result::Result<Sequence, Conflict>> {
-        let condition = expectation.map(|expectation| (Bytes::copy_from_slice(key), expectation));
-        Ok(match self.group.submit(Request { rows, condition })? {
-            Outcome::Written(sequence) => Ok(sequence),
-            Outcome::Refused(current) => Err(Conflict { current }),
-        })
+        self.submit(rows, options.expected.of(key).into_iter().collect(), options.durability)
     }
-}
 
-impl From<Expected> for Option<Expectation> {
-    fn from(expected: Expected) -> Self {
-        match expected {
-            Expected::Any => None,
-            Expected::Absent => Some(Expectation::Absent),
-            Expected::Present => Some(Expectation::Present),
-            Expected::Version(version) => Some(Expectation::Version(version)),
-        }
+    fn submit(
+        &self,
+        rows: Rows,
+        conditions: Vec<(Bytes, Expectation)>,
+        durability: Option<Durability>,
+    ) -> Result<std::result::Result<Sequence, Conflict>> {
+        let durability = durability.unwrap_or(self.durability);
+        Ok(match self.group.submit(Request { rows, conditions, durability })? {
+            Outcome::Written(sequence) => Ok(sequence),
+            Outcome::Refused(key, current) => Err(Conflict { key, current }),
+        })
     }
 }
 

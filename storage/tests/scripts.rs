@@ -31,6 +31,10 @@ impl goldenscript::Runner for Runner {
             "open" => self.open(),
             "append" => self.append(command),
             "sync" => Ok(format!("durable {}", self.store()?.sync()?)),
+            "mark" => {
+                self.store()?.mark_durable()?;
+                Ok(String::new())
+            }
             "apply" => {
                 let through = Sequence(number(&mut arguments)?);
                 self.store()?.apply(through)?;
@@ -273,6 +277,7 @@ scripts! {
     append_sync_apply
     commit_survives_a_restart
     crash_loses_only_what_was_not_synced
+    idle_marker_tells_rot_from_a_torn_tail
     damaged_rows_are_never_served
     deletes_stay_deleted
     disk_full_still_takes_deletes

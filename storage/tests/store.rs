@@ -22,7 +22,8 @@ use support::{Map, contents};
 
 fn open(disk: &FaultyDisk) -> Store {
     let builder = Store::builder("/data/store").segment_bytes(4 << 10).extent_bytes(4 << 10);
-    builder.disk(Arc::new(disk.clone())).open().unwrap()
+    // Nothing happens on the disk but what a test does.
+    builder.disk(Arc::new(disk.clone())).mark_idle_after(None).open().unwrap()
 }
 
 #[test]
@@ -249,7 +250,7 @@ impl DiskFile for PanickingFile {
 fn a_writer_that_panics_ends_writing_for_all() {
     let panics = Arc::new(AtomicBool::new(false));
     let disk = PanickingDisk { disk: FaultyDisk::new(), panics: panics.clone() };
-    let store = Store::builder("/data/store").disk(Arc::new(disk)).open().unwrap();
+    let store = Store::builder("/data/store").disk(Arc::new(disk)).mark_idle_after(None).open().unwrap();
     store.insert("a", "1").unwrap();
     panics.store(true, Ordering::SeqCst);
     thread::scope(|scope| {

@@ -2,6 +2,7 @@
 
 use super::{ReplicatedStore, is_control};
 use crate::batch::{BATCH_ALIGNMENT, BATCH_HEADER_BYTES, BatchHeader, LogEntries, batch_bytes};
+use crate::durability::SyncTicket;
 use crate::error::{Error, Result};
 use crate::options::CONTROL_HEADROOM_BYTES;
 use crate::position::Sequence;
@@ -106,12 +107,63 @@ impl ReplicatedStore {
         self.writable()?;
         let last = self.last().sequence;
         if self.durable < last {
-            let synced = self.active.file.file.sync_data().map_err(Error::io(&self.active.file.path));
+            let synced = self.gate.sync(&self.active.file);
             self.poisoning(synced)?;
             self.syncs += 1;
             self.durable = last;
         }
         Ok(last)
+    }
+
+    /// Says in the log that all of it is durable, durably: from then on damage anywhere in it is told from an end that a
+    /// crash tore. For a quiet moment, since it costs an fsync; nothing happens if there is nothing to say, or no room to
+    /// say it. (The embedder's [`crate::Store`] sees to it by itself.)
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the store is poisoned; [`Error::Poisoned`].
+    pub fn mark_durable(&mut self) -> Result<()> {
+        if let Some(ticket) = self.begin_mark()? {
+            let synced = ticket.run();
+            self.poisoning(synced)?;
+        }
+        Ok(())
+    }
+
+    /// An fsync of all that is not durable yet, to be run beside the store.
+    pub(crate) fn begin_sync(&self) -> Option<SyncTicket> {
+        (self.poison.is_none() && self.durable < self.last().sequence).then(|| self.ticket())
+    }
+
+    /// Writes the durable marker. Its fsync is for the caller to run.
+    pub(crate) fn begin_mark(&mut self) -> Result<Option<SyncTicket>> {
+        self.writable()?;
+        let last = self.last().sequence;
+        // The headroom is not for this.
+        let room = self.active.room() >= BATCH_HEADER_BYTES as u64 + CONTROL_HEADROOM_BYTES;
+        if self.durable < last || self.proven >= last || !room {
+            return Ok(None);
+        }
+        self.write_marker()?;
+        Ok(Some(self.ticket()))
+    }
+
+    /// Takes the outcome of an fsync that ran beside the store.
+    pub(crate) fn finish_sync(&mut self, ticket: &SyncTicket, synced: Result<()>) {
+        // A caller of its own it has none: whoever writes next is told.
+        if self.poisoning(synced).is_ok() && ticket.segment == self.active.id && self.durable < ticket.through
+        {
+            self.syncs += 1;
+            self.durable = ticket.through;
+        }
+    }
+
+    fn ticket(&self) -> SyncTicket {
+        SyncTicket {
+            gate: self.gate.clone(),
+            file: self.active.file.clone(),
+            segment: self.active.id,
+            through: self.last().sequence,
+        }
     }
 
     fn header(&self, entries: &LogEntries, known_commit: Sequence, rows_checksum: u32) -> BatchHeader {
@@ -222,18 +274,21 @@ impl ReplicatedStore {
         Ok(())
     }
 
-    /// Writes a batch of no rows, which proves the whole log durable: from then on damage anywhere in it is told from
-    /// a torn tail. Not worth an error: without room for it, the log is as good as after a crash.
+    /// Not worth an error: without room for it, the log is as good as after a crash.
     fn prove_durable(&mut self) -> Result<()> {
         if self.proven >= self.durable || self.active.room() < BATCH_HEADER_BYTES as u64 {
             return Ok(());
         }
+        self.write_marker()?;
+        let synced = self.gate.sync(&self.active.file);
+        self.poisoning(synced)
+    }
+
+    /// Writes a batch of no rows, which says what is durable.
+    fn write_marker(&mut self) -> Result<()> {
         let (epoch, first, rows) = (self.chain.epoch, self.chain.next, Rows::default());
         let nothing = LogEntries { epoch, first, log_time_ms: 0, rows };
-        self.write_batch(&nothing, self.known_commit)?;
-        let file = &self.active.file;
-        let synced = file.file.sync_data().map_err(Error::io(&file.path));
-        self.poisoning(synced)
+        self.write_batch(&nothing, self.known_commit).map(drop)
     }
 }
 

@@ -6,9 +6,11 @@ use std::path::Path;
 use super::ReplicatedStore;
 use crate::contents::{Pending, Shared};
 use crate::directory::Directory;
+use crate::durability::SyncGate;
 use crate::error::{Error, Result};
 use crate::header::StoreId;
 use crate::lock::Lock;
+use crate::maintenance::Maintenance;
 use crate::manifest::{Kind, Manifest};
 use crate::options::Options;
 use crate::position::{EpochStart, Sequence};
@@ -27,7 +29,7 @@ struct Log {
 
 impl ReplicatedStore {
     pub(crate) fn open_kind(path: &Path, options: Options, kind: Kind) -> Result<Self> {
-        let Options { segment_bytes, extent_bytes, disk, .. } = options;
+        let Options { segment_bytes, extent_bytes, disk, mark_idle_after, clock, .. } = options;
         let directory = Directory::prepare(path, disk)?;
         let lock = Lock::take(&directory)?;
         directory.remove_unfinished_segments()?;
@@ -70,6 +72,9 @@ impl ReplicatedStore {
             shared: log.shared,
             recovery,
             poison: None,
+            gate: SyncGate::default(),
+            clock,
+            maintenance: Maintenance::new(mark_idle_after),
             reserved: 0,
             syncs: 0,
             buffer: Vec::new(),

@@ -1,0 +1,95 @@
+//! Opening a store with other options than the default ones.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::disk::Disk;
+use crate::durability::Durability;
+use crate::error::Result;
+use crate::options::{Mapping, Options};
+use crate::store::Store;
+
+/// Opens a store with other options than the default ones.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    path: PathBuf,
+    options: Options,
+}
+
+impl Builder {
+    pub(crate) fn new(path: PathBuf) -> Builder {
+        Builder { path, options: Options::default() }
+    }
+
+    /// All options at once.
+    #[must_use]
+    pub fn options(mut self, options: Options) -> Builder {
+        self.options = options;
+        self
+    }
+
+    /// See [`Options::segment_bytes`].
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Builder {
+        self.options = self.options.segment_bytes(bytes);
+        self
+    }
+
+    /// See [`Options::extent_bytes`].
+    #[must_use]
+    pub fn extent_bytes(mut self, bytes: u64) -> Builder {
+        self.options = self.options.extent_bytes(bytes);
+        self
+    }
+
+    /// See [`Options::memory_bytes`].
+    #[must_use]
+    pub fn memory_bytes(mut self, bytes: u64) -> Builder {
+        self.options = self.options.memory_bytes(bytes);
+        self
+    }
+
+    /// See [`Options::mapping`].
+    #[must_use]
+    pub fn mapping(mut self, mapping: Mapping) -> Builder {
+        self.options = self.options.mapping(mapping);
+        self
+    }
+
+    /// See [`Options::disk`].
+    #[must_use]
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Builder {
+        self.options = self.options.disk(disk);
+        self
+    }
+
+    /// See [`Options::durability`].
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Builder {
+        self.options = self.options.durability(durability);
+        self
+    }
+
+    /// See [`Options::sync_interval`].
+    #[must_use]
+    pub fn sync_interval(mut self, interval: Duration) -> Builder {
+        self.options = self.options.sync_interval(interval);
+        self
+    }
+
+    /// See [`Options::mark_idle_after`].
+    #[must_use]
+    pub fn mark_idle_after(mut self, idle: Option<Duration>) -> Builder {
+        self.options = self.options.mark_idle_after(idle);
+        self
+    }
+
+    /// Opens the store, or makes a new one.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open(self) -> Result<Store> {
+        Store::open_with(&self.path, self.options)
+    }
+}

@@ -1,0 +1,200 @@
+//! A store's own thread, for what would only hold its writers up.
+//!
+//! It waits until something is due: an fsync for writes that did not wait for theirs, or the durable marker once nobody has
+//! written for a while. None of it is under the writers' lock but for moments. There is
+//! no thread before the first such thing.
+//!
+//! What it does not do: it decides nothing about the log. The store tells it what is due, and takes its results.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+/// What can be due that needs the store itself.
+pub(crate) trait Duties: Send + Sync {
+    /// Makes durable what is not yet.
+    fn sync(&self);
+    /// Writes that everything is durable, if nothing says so yet.
+    fn mark_durable(&self);
+}
+
+/// The thread, and what it waits for. Dropping it ends the thread.
+#[derive(Debug)]
+pub(crate) struct Maintenance {
+    board: Arc<Board>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Where things that are due are written down, for any thread.
+pub(crate) struct Board {
+    state: Mutex<State>,
+    told: Condvar,
+    /// Times are kept as microseconds since here.
+    begun: Instant,
+    last_write_us: AtomicU64,
+    /// Whether an fsync is due at some time already; so that most writes need not take the lock to say so.
+    sync_is_due: AtomicBool,
+    mark_is_due: AtomicBool,
+    idle: Option<Duration>,
+}
+
+#[derive(Default)]
+struct State {
+    stopping: bool,
+    sync_at: Option<Instant>,
+    mark_at: Option<Instant>,
+    duties: Option<Weak<dyn Duties>>,
+}
+
+enum Due {
+    Sync(Arc<dyn Duties>),
+    Mark(Arc<dyn Duties>),
+    End,
+}
+
+impl std::fmt::Debug for Board {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Board").finish_non_exhaustive()
+    }
+}
+
+impl Maintenance {
+    /// Nothing is due yet. `idle`: how long nobody writes before the durable marker is.
+    pub(crate) fn new(idle: Option<Duration>) -> Maintenance {
+        let board = Board {
+            state: Mutex::default(),
+            told: Condvar::new(),
+            begun: Instant::now(),
+            last_write_us: AtomicU64::new(0),
+            sync_is_due: AtomicBool::new(false),
+            mark_is_due: AtomicBool::new(false),
+            idle,
+        };
+        Maintenance { board: Arc::new(board), thread: None }
+    }
+
+    pub(crate) fn board(&self) -> Arc<Board> {
+        self.board.clone()
+    }
+
+    /// Starts the thread, unless it runs.
+    pub(crate) fn start(&mut self) -> std::io::Result<()> {
+        if self.thread.is_none() {
+            let board = self.board.clone();
+            let builder = std::thread::Builder::new().name("paddock-upkeep".to_string());
+            self.thread = Some(builder.spawn(move || while board.run_next() {})?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        self.board.state.lock().stopping = true;
+        self.board.told.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has poisoned what it had in hand, and said so itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Board {
+    /// Who is asked once an fsync or the marker is due.
+    pub(crate) fn set_duties(&self, duties: Weak<dyn Duties>) {
+        self.state.lock().duties = Some(duties);
+    }
+
+    /// Something was written and is not durable: an fsync is due after `within`.
+    pub(crate) fn sync_within(&self, within: Duration) {
+        if !self.sync_is_due.swap(true, Ordering::SeqCst) {
+            self.state.lock().sync_at = Some(Instant::now() + within);
+            self.told.notify_one();
+        }
+    }
+
+    /// Whether an fsync is still due.
+    pub(crate) fn is_sync_due(&self) -> bool {
+        self.sync_is_due.load(Ordering::SeqCst)
+    }
+
+    /// Something was written and is durable: the marker is due if nothing more comes for a while.
+    pub(crate) fn wrote_durably(&self) {
+        let Some(idle) = self.idle else { return };
+        self.last_write_us.store(self.now_us(), Ordering::SeqCst);
+        if !self.mark_is_due.swap(true, Ordering::SeqCst) {
+            self.state.lock().mark_at = Some(Instant::now() + idle);
+            self.told.notify_one();
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Waits for the next thing, and does it. False: it is time to end.
+    fn run_next(&self) -> bool {
+        match self.next() {
+            Due::Sync(duties) => duties.sync(),
+            Due::Mark(duties) => duties.mark_durable(),
+            Due::End => return false,
+        }
+        true
+    }
+
+    fn next(&self) -> Due {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopping {
+                return Due::End;
+            }
+            let now = Instant::now();
+            if state.sync_at.is_some_and(|at| at <= now) {
+                state.sync_at = None;
+                // From here on a write asks for another fsync: this one may miss it.
+                self.sync_is_due.store(false, Ordering::SeqCst);
+                if let Some(duties) = state.duties() {
+                    return Due::Sync(duties);
+                }
+            } else if state.mark_at.is_some_and(|at| at <= now) {
+                state.mark_at = self.later_mark();
+                if state.mark_at.is_none()
+                    && let Some(duties) = state.duties()
+                {
+                    return Due::Mark(duties);
+                }
+            } else {
+                self.wait(&mut state);
+            }
+        }
+    }
+
+    /// When the marker is due instead, because somebody has written since.
+    fn later_mark(&self) -> Option<Instant> {
+        let idle = self.idle?;
+        // First this, then the look: a write in between either sees it and asks anew, or is seen.
+        self.mark_is_due.store(false, Ordering::SeqCst);
+        let due = self.begun + Duration::from_micros(self.last_write_us.load(Ordering::SeqCst)) + idle;
+        if due <= Instant::now() {
+            return None;
+        }
+        self.mark_is_due.store(true, Ordering::SeqCst);
+        Some(due)
+    }
+
+    fn wait(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
+        match state.sync_at.into_iter().chain(state.mark_at).min() {
+            Some(at) => drop(self.told.wait_until(state, at)),
+            None => self.told.wait(state),
+        }
+    }
+}
+
+impl State {
+    fn duties(&self) -> Option<Arc<dyn Duties>> {
+        self.duties.as_ref().and_then(Weak::upgrade)
+    }
+}
