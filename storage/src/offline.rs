@@ -40,8 +40,6 @@ mod read_only;
 mod report;
 mod survey;
 mod survey_runs;
-#[cfg(test)]
-mod tests;
 
 use std::io;
 use std::path::Path;
@@ -51,7 +49,6 @@ pub use report::{Damage, FileReport, Report, RowsReport, RunReport, SegmentRepor
 
 use crate::contents::Record;
 use crate::directory::Directory;
-use crate::disk::Disk as _;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
 use crate::manifest::Manifest;
@@ -99,6 +96,9 @@ impl OfflineStore {
         let Some(manifest) = Manifest::load(&directory)? else {
             return Err(Error::NotAStore { path: directory.path });
         };
+        if let Some(lock) = &lock {
+            lock.check(&directory, manifest.store_id)?;
+        }
         Ok(OfflineStore { directory, options, manifest, _lock: lock })
     }
 

@@ -273,8 +273,11 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (0..20_000_u64, 0..9_000_usize, 1..=255_u8)
-                .prop_map(|(offset, length, byte)| Step::Write { offset, length, byte }),
+            (0..20_000_u64, 0..9_000_usize, 1..=255_u8).prop_map(|(offset, length, byte)| Step::Write {
+                offset,
+                length,
+                byte
+            }),
             (0..30_000_u64).prop_map(Step::Length),
             (0..20_000_u64, 0..20_000_u64).prop_map(|(offset, length)| Step::Allocate(offset, length)),
         ]

@@ -1,6 +1,6 @@
 //! The runs' part of a survey.
 
-use super::report::{FileReport, Report, RunReport};
+use super::report::{Report, RunReport};
 use super::survey::Depth;
 use crate::directory::Directory;
 use crate::error::Result;
