@@ -35,6 +35,7 @@ pub(crate) enum Magic {
     Manifest,
     Files,
     Segment,
+    Run,
 }
 
 impl Magic {
@@ -43,6 +44,7 @@ impl Magic {
             Magic::Manifest => b"PDKMANIF",
             Magic::Files => b"PDKFILES",
             Magic::Segment => b"PDKSEGMT",
+            Magic::Run => b"PDKRUNFL",
         }
     }
 }

@@ -78,6 +78,8 @@ mod reader;
 mod recovery;
 mod replicated;
 mod row;
+#[allow(dead_code, reason = "the engine is about to write and read them")]
+mod run;
 mod segment;
 mod store;
 mod window;
@@ -102,6 +104,7 @@ pub use row::{
     BATCH_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, ContentType, KEY_BYTES_MAX, PutOptions, ROW_OVERHEAD_BYTES,
     RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
 };
+pub use run::Compression;
 pub use store::Store;
 pub use write::{Conflict, Expected, WriteBatch, WriteOptions};
 
