@@ -57,6 +57,7 @@ use crate::position::Sequence;
 use crate::range::Range;
 use crate::reader::Readable as _;
 use crate::replicated::ReplicatedStore;
+use crate::segment::SEGMENT_START;
 
 use overlay::OverlayDisk;
 use read_only::ReadOnlyDisk;
@@ -83,9 +84,7 @@ impl OfflineStore {
         let directory = Directory::at(path, disk)?;
         let manifest_path = directory.manifest_path();
         match directory.disk.open_read(&manifest_path) {
-            Err(error) if is_missing(&error) => {
-                return Err(Error::NotAStore { path: directory.path });
-            }
+            Err(error) if is_missing(&error) => return Err(without_manifest(directory)),
             opened => drop(opened.map_err(Error::io(&manifest_path))?),
         }
         let lock = match Lock::take(&directory) {
@@ -140,6 +139,20 @@ impl OfflineStore {
         }
         let through = store.applied();
         Ok(Dump { through, left_out: last.0 - through.0, records: store.reader().iter(), _store: store })
+    }
+}
+
+/// There is no store where no manifest is; unless there is a log that was in use: then it was lost.
+fn without_manifest(directory: Directory) -> Error {
+    let in_use = |first: &Sequence| {
+        let file = directory.disk.open_read(&directory.segment_path(*first));
+        file.and_then(|file| file.len()).is_ok_and(|length| length > SEGMENT_START)
+    };
+    match directory.segments() {
+        Ok(firsts) if firsts.iter().any(in_use) => {
+            Error::corrupt(&directory.manifest_path(), 0, "missing, although the log was in use")
+        }
+        _ => Error::NotAStore { path: directory.path },
     }
 }
 

@@ -191,6 +191,9 @@ fn every_truncation_is_judged_as_opening_judges_it() {
             same_verdict(&copy, &format!("{} cut to {length}", path.display()));
         }
     }
+    let copy = disk.copy();
+    copy.remove_durably(&Path::new(STORE).join("MANIFEST"));
+    same_verdict(&copy, "without a manifest");
     for path in segments(&disk) {
         let copy = disk.copy();
         copy.remove_durably(&path);
