@@ -47,7 +47,6 @@ use std::sync::Arc;
 
 pub use report::{Damage, FileReport, Report, RowsReport, RunReport, SegmentReport, TornTail, Verified};
 
-use crate::contents::Record;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
@@ -56,6 +55,7 @@ use crate::options::Options;
 use crate::position::Sequence;
 use crate::range::Range;
 use crate::reader::Readable as _;
+use crate::record::Record;
 use crate::replicated::ReplicatedStore;
 use crate::segment::SEGMENT_START;
 

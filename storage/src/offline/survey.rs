@@ -1,12 +1,18 @@
 //! Goes over all files of a store, and goes on where one is damaged.
 
+use std::sync::Arc;
+
+use paddock_index::HashIndex;
+
 use super::report::{Report, SegmentReport, TornTail, Verified};
+use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::files::Catalogue;
 use crate::header::FORMAT;
 use crate::manifest::Manifest;
-use crate::options::Options;
+use crate::memory::Memory;
+use crate::options::{Mapping, Options};
 use crate::position::{Position, Sequence};
 use crate::recovery::Walk;
 use crate::segment::{Chain, Segment};
@@ -44,14 +50,19 @@ pub(super) fn survey(
         damages: Vec::new(),
         verified: (depth == Depth::Everything).then(Verified::default),
     };
+    // By system calls: a disk that fails answers them with an error, and a mapping with a signal.
+    let memory = Memory::new(&options.clone().mapping(Mapping::Never));
     let catalogue = report.note(Catalogue::load(directory, manifest.store_id))?;
     if let Some(catalogue) = &catalogue {
         report.flushed = catalogue.flushed;
         report.log_first = catalogue.log_first;
-        super::survey_runs::runs(&mut report, directory, options, catalogue, depth)?;
+        super::survey_runs::runs(&mut report, directory, &memory, catalogue, depth)?;
     }
     let begins = catalogue.as_ref().map(|catalogue| catalogue.log_first);
-    LogSurvey { directory, manifest, depth, report: &mut report }.segments(begins)?;
+    // Nothing is looked up here: segments only have to be entered somewhere.
+    let contents = Contents::new(HashIndex::new(0));
+    LogSurvey { directory, manifest, depth, contents, memory: &memory, report: &mut report }
+        .segments(begins)?;
     // Without FILES nobody can say what is not needed.
     report.leftovers = directory.leftovers(
         |first| begins.is_none_or(|begins| first >= begins),
@@ -65,6 +76,8 @@ struct LogSurvey<'a> {
     directory: &'a Directory,
     manifest: &'a Manifest,
     depth: Depth,
+    contents: Contents,
+    memory: &'a Arc<Memory>,
     report: &'a mut Report,
 }
 
@@ -90,13 +103,14 @@ impl LogSurvey<'_> {
 
     /// Surveys one segment. `walk` is what is known before it: nothing, if that was not read or is damaged.
     fn segment(&mut self, first: Sequence, next: Option<Sequence>, walk: &mut Option<Walk>) -> Result<()> {
-        let opened = Segment::open(self.directory, self.manifest.store_id, 0, first);
+        let store_id = self.manifest.store_id;
+        let opened = Segment::open(self.directory, &self.contents, self.memory, store_id, first, 0);
         let Some(segment) = self.report.note(opened)? else {
             *walk = None;
             return Ok(());
         };
         self.report.segments.push(SegmentReport {
-            path: segment.file.path.to_path_buf(),
+            path: segment.file.path().to_path_buf(),
             bytes: segment.allocated,
             first,
             // What the next one cuts off does not count.
@@ -135,7 +149,7 @@ impl LogSurvey<'_> {
             total.batches += verified.batches;
             total.entries += verified.entries;
         }
-        let path = &segment.file.path;
+        let path = segment.file.path();
         let durable = |missing: &str| {
             let what = format!("{missing}, and entry {} was durable", walk.chain.next);
             Err(Error::corrupt(path, end.offset, what))

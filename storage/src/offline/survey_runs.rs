@@ -8,24 +8,21 @@ use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::files::{Catalogue, CataloguedFile, CataloguedRun};
 use crate::memory::Memory;
-use crate::options::{Mapping, Options};
 use crate::run::Run;
 
 /// Surveys the runs that FILES names.
 pub(super) fn runs(
     report: &mut Report,
     directory: &Directory,
-    options: &Options,
+    memory: &Arc<Memory>,
     catalogue: &Catalogue,
     depth: Depth,
 ) -> Result<()> {
-    // By system calls: a disk that fails answers them with an error, and a mapping with a signal.
-    let memory = Memory::new(&options.clone().mapping(Mapping::Never));
     for run in &catalogue.runs {
         let mut before: Option<Arc<Run>> = None;
         for file in &run.files {
             let found = file.check(directory).and_then(|()| {
-                let opened = Run::open(directory, &memory, file.number, catalogue.store_id)?;
+                let opened = Run::open(directory, memory, file.number, catalogue.store_id)?;
                 fits(&opened, run, before.as_deref())?;
                 Ok(opened)
             });
