@@ -76,6 +76,21 @@ pub struct OfflineStore {
 impl OfflineStore {
     /// Locks a store, and reads what store it is. Nothing is made where there is none.
     ///
+    /// ```
+    /// use paddock_storage::Options;
+    /// use paddock_storage::offline::OfflineStore;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("birds");
+    /// # let store = paddock_storage::Store::open(&path)?;
+    /// # store.insert("robin", "red")?;
+    /// # store.close()?;
+    /// // Nobody opens it as long as it is looked at.
+    /// let offline = OfflineStore::open(&path, Options::new())?;
+    /// assert!(paddock_storage::Store::open(&path).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NotAStore`]; [`Error::Locked`]; [`Error::Corrupt`], when LOCK or MANIFEST is damaged: then nothing else can
     /// be told; [`Error::Format`]; [`Error::Io`].
@@ -102,12 +117,40 @@ impl OfflineStore {
     }
 
     /// The store's directory, as an absolute path.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    /// use paddock_storage::offline::OfflineStore;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("birds");
+    /// # let store = paddock_storage::Store::open(&path)?;
+    /// # store.insert("robin", "red")?;
+    /// # store.close()?;
+    /// assert_eq!(OfflineStore::open(&path, Options::new())?.path(), path);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.directory.path
     }
 
     /// What there is, and how the log ends. Reads the headers of all files, and all of the log's newest segment.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    /// use paddock_storage::offline::OfflineStore;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("birds");
+    /// # let store = paddock_storage::Store::open(&path)?;
+    /// # store.insert("robin", "red")?;
+    /// # store.close()?;
+    /// let report = OfflineStore::open(&path, Options::new())?.inspect()?;
+    /// assert_eq!((report.kind, report.last.sequence.0), ("standalone", 1));
+    /// assert!(report.torn_tail.is_none(), "it was closed");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Format`]. Damage is no error here, but what is told.
@@ -116,6 +159,22 @@ impl OfflineStore {
     }
 
     /// The same, after reading everything and verifying every checksum.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    /// use paddock_storage::offline::OfflineStore;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("birds");
+    /// # let store = paddock_storage::Store::open(&path)?;
+    /// # store.insert("robin", "red")?;
+    /// # store.close()?;
+    /// let report = OfflineStore::open(&path, Options::new())?.verify()?;
+    /// for damage in &report.damages {
+    ///     println!("{} at byte {}: {}", damage.path.display(), damage.offset, damage.what);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Format`]. Damage is no error here, but what is told.
@@ -126,6 +185,21 @@ impl OfflineStore {
     /// The newest record of each key, in the order of the keys, expired ones included. Of a replicated store that is what
     /// its log knows to be committed, and with `uncommitted` also what the log holds beyond that, which may be cut off
     /// again one day.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    /// use paddock_storage::offline::OfflineStore;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("birds");
+    /// # let store = paddock_storage::Store::open(&path)?;
+    /// # store.insert("robin", "red")?;
+    /// # store.close()?;
+    /// let offline = OfflineStore::open(&path, Options::new())?;
+    /// let records: Vec<_> = offline.dump(false)?.collect::<Result<_, _>>()?;
+    /// assert_eq!(records[0].key, "robin");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`ReplicatedStore::open`] has them.
@@ -173,12 +247,40 @@ pub struct Dump {
 
 impl Dump {
     /// The last entry of the log that the records reflect.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    /// use paddock_storage::offline::OfflineStore;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("birds");
+    /// # let store = paddock_storage::Store::open(&path)?;
+    /// # store.insert("robin", "red")?;
+    /// # store.close()?;
+    /// let dump = OfflineStore::open(&path, Options::new())?.dump(false)?;
+    /// assert_eq!(dump.through().0, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn through(&self) -> Sequence {
         self.through
     }
 
     /// How many entries of the log were left out, as nothing says that they were committed.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    /// use paddock_storage::offline::OfflineStore;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("birds");
+    /// # let store = paddock_storage::Store::open(&path)?;
+    /// # store.insert("robin", "red")?;
+    /// # store.close()?;
+    /// let dump = OfflineStore::open(&path, Options::new())?.dump(false)?;
+    /// assert_eq!(dump.left_out(), 0, "a standalone store has committed what it has");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.left_out
