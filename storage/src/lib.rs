@@ -79,6 +79,7 @@ mod manifest;
 #[allow(dead_code, reason = "compaction is about to use it")]
 mod memory;
 mod merge_cursor;
+pub mod offline;
 mod options;
 mod pending;
 mod position;
