@@ -1,17 +1,22 @@
 //! Reading, from any thread.
 
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use paddock_index::{OrderedIndex as _, prefix_end};
+use paddock_index::prefix_end;
 
-use crate::contents::{Place, Record, Shared};
+use crate::clock::Expiry;
+use crate::contents::Contents;
 use crate::error::Result;
 use crate::position::Sequence;
 use crate::range::Range;
+use crate::record::Record;
+use crate::row::StoredRow;
+use crate::snapshot::Snapshot;
 
-/// What a store can be asked. Each answer is of what is applied when it is given; every row that is returned was
-/// verified against its checksum.
+/// What a store and a snapshot of one can be asked. A store answers as of now, a snapshot as of when it was made; every row that
+/// is returned was verified against its checksum.
 ///
 /// ```
 /// use paddock_storage::{Readable, Store};
@@ -32,32 +37,98 @@ use crate::range::Range;
 pub trait Readable {
     /// A key's record: its value, and the version of the write that made it.
     ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// let version = store.insert("robin", "red")?;
+    /// let record = store.get_record(b"robin")?.unwrap();
+    /// assert_eq!((&record.value[..], record.version), (&b"red"[..], version));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`crate::Error::Corrupt`] when the row is damaged, [`crate::Error::Io`].
     fn get_record(&self, key: &[u8]) -> Result<Option<Record>>;
 
-    /// The version alone, without reading the row. Cannot fail today; a result, since an index may one day be partly
-    /// on disk.
+    /// The version alone. It is read from the row, which is verified, but nothing is copied.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// let version = store.insert("robin", "red")?;
+    /// assert_eq!(store.version(b"robin")?, Some(version));
+    /// assert_eq!(store.version(b"wren")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// None so far.
+    /// As [`Readable::get_record`].
     fn version(&self, key: &[u8]) -> Result<Option<Sequence>>;
 
-    /// How many keys have a value.
+    /// How many keys have a value: those too that have expired and were not dropped yet. An estimate, about one in a hundred
+    /// off, while part of a store's keys is not in its index for want of memory.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("robin", "red")?;
+    /// assert_eq!(store.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn len(&self) -> u64;
 
     /// The records between two keys, in the order of their keys, from either end.
     ///
-    /// It is not a snapshot: each record was there at some moment of the iteration, none comes twice, and none that
-    /// was there all the time is left out.
+    /// It is a consistent view: what was true when it was made, whatever is written while it goes on.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// for key in ["heron", "robin", "wren"] {
+    ///     store.insert(key, "")?;
+    /// }
+    /// let keys: Result<Vec<_>, _> = store.range("i"..="wren").rev().map(|record| record.map(|r| r.key)).collect();
+    /// assert_eq!(keys?, ["wren", "robin"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Range;
 
     /// All records, as [`Readable::range`] gives them.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("wren", "brown")?;
+    /// store.insert("robin", "red")?;
+    /// assert_eq!(store.iter().next().unwrap()?.key, "robin");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn iter(&self) -> Range {
         self.range::<&[u8]>(..)
     }
 
     /// A key's value.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("robin", "red")?;
+    /// assert_eq!(store.get(b"robin")?.as_deref(), Some(&b"red"[..]));
+    /// assert_eq!(store.get(b"wren")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Readable::get_record`].
@@ -65,12 +136,53 @@ pub trait Readable {
         Ok(self.get_record(key)?.map(|record| record.value))
     }
 
+    /// Whether a key has a value.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("robin", "red")?;
+    /// assert!(store.contains_key(b"robin")? && !store.contains_key(b"wren")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Readable::get_record`].
+    fn contains_key(&self, key: &[u8]) -> Result<bool> {
+        Ok(self.version(key)?.is_some())
+    }
+
     /// Whether no key has a value.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// assert!(store.is_empty());
+    /// store.insert("robin", "red")?;
+    /// assert!(!store.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The records whose keys begin with `prefix`, as [`Readable::range`] gives them.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// for key in ["robin", "rook", "wren"] {
+    ///     store.insert(key, "")?;
+    /// }
+    /// assert_eq!(store.prefix(b"ro").count(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn prefix(&self, prefix: &[u8]) -> Range {
         let end = prefix_end(prefix).map_or(Bound::Unbounded, Bound::Excluded);
         self.range((Bound::Included(prefix.to_vec()), end))
@@ -81,22 +193,65 @@ pub trait Readable {
 /// is closed).
 #[derive(Clone, Debug)]
 pub struct Reader {
-    shared: Shared,
+    contents: Arc<Contents>,
+    expiry: Expiry,
 }
 
 impl Reader {
-    pub(crate) fn new(shared: Shared) -> Reader {
-        Reader { shared }
+    pub(crate) fn new(contents: Arc<Contents>, expiry: Expiry) -> Reader {
+        Reader { contents, expiry }
     }
 
     /// The last entry that is applied: what an answer given now reflects at least.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, Readable, ReplicatedStore, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// let reader = store.reader();
+    /// assert_eq!(reader.applied(), Sequence(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn applied(&self) -> Sequence {
-        self.shared.contents.read().applied
+        self.contents.applied()
+    }
+
+    /// What is true now, for as long as you keep it.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, Readable, ReplicatedStore, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// let snapshot = store.reader().snapshot();
+    /// assert_eq!(snapshot.sequence(), Sequence(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.contents.clone(), self.expiry.now())
     }
 
     /// At most `records_max` records after a key, in the order of their keys, and no more than fit into
     /// `bytes_max` bytes of keys and values (but at least one where there is one); and whether more follow.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, Readable, ReplicatedStore, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// let reader = store.reader();
+    /// let (mut after, mut all) = (None, Vec::new());
+    /// loop {
+    ///     let (records, more) = reader.page(after.as_deref(), 100, 1 << 20)?;
+    ///     after = records.last().map(|record| record.key.clone());
+    ///     all.extend(records);
+    ///     if !more {
+    ///         break;
+    ///     }
+    /// }
+    /// assert_eq!(all.len() as u64, reader.len());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Readable::get_record`].
@@ -120,27 +275,31 @@ impl Reader {
         Ok((records, false))
     }
 
-    fn place(&self, key: &[u8]) -> Option<Place> {
-        let contents = self.shared.contents.read();
-        contents.place(contents.index.get(key)?)
+    /// What `take` makes of a key's row, unless it has expired.
+    fn read<T>(&self, key: &[u8], take: impl Fn(&StoredRow<'_>) -> T) -> Result<Option<T>> {
+        let shown = |row: &StoredRow<'_>| (!self.expiry.hides(row.expires_at_ms())).then(|| take(row));
+        Ok(self.contents.read(key, shown)?.flatten())
     }
 }
 
 impl Readable for Reader {
     fn get_record(&self, key: &[u8]) -> Result<Option<Record>> {
-        self.place(key).map(|place| place.read(key)).transpose()
+        Ok(self.read(key, Record::of)?.flatten())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.read(key, |row| row.value().map(Bytes::copy_from_slice))?.flatten())
     }
 
     fn version(&self, key: &[u8]) -> Result<Option<Sequence>> {
-        Ok(self.shared.contents.read().index.get(key).map(|locator| Sequence(locator.tag)))
+        self.read(key, |row| row.sequence)
     }
 
     fn len(&self) -> u64 {
-        self.shared.contents.read().index.len() as u64
+        self.contents.records()
     }
 
     fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Range {
-        let owned = |bound: Bound<&K>| bound.map(|key| key.as_ref().to_vec());
-        Range::new(self.shared.clone(), owned(bounds.start_bound()), owned(bounds.end_bound()))
+        Range::new(self.contents.capture(), self.expiry.now(), &bounds)
     }
 }

@@ -22,8 +22,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::batch::LogEntries;
-use crate::clock::Clock;
-use crate::contents::{Pending, Shared};
+use crate::clock::{Clock, Expiry};
+use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::durability::SyncGate;
 use crate::error::{Error, Result};
@@ -31,7 +31,9 @@ use crate::header::StoreId;
 use crate::lock::Lock;
 use crate::maintenance::{Board, Maintenance};
 use crate::manifest::{Kind, Manifest};
+use crate::memory::Memory;
 use crate::options::Options;
+use crate::pending::Pending;
 use crate::position::{EpochStart, Position, Sequence};
 use crate::reader::Reader;
 use crate::recovery::Recovery;
@@ -40,16 +42,13 @@ use crate::segment::{Chain, Segment};
 pub use append::{APPEND_OVERHEAD_BYTES, Need};
 pub use read::Verification;
 
-use paddock_index::OrderedIndex as _;
-
 /// A store as a log with explicit durability, and an index that advances only over committed entries.
 ///
 /// It has one owner, and every change goes through `&mut self`. [`ReplicatedStore::reader`] gives handles that
 /// read from any thread.
 ///
 /// ```
-/// use paddock_storage::{LogEntries, Options, Readable, ReplicatedStore, RowsBuilder, Sequence};
-///
+/// # use paddock_storage::{LogEntries, Options, Readable, ReplicatedStore, RowsBuilder, Sequence};
 /// # let directory = tempfile::tempdir()?;
 /// # let path = directory.path().join("replica");
 /// let mut store = ReplicatedStore::open(&path, Options::new())?;
@@ -89,7 +88,6 @@ pub struct ReplicatedStore {
     /// All but the newest; entries of a segment end where the next one begins.
     sealed: Vec<Segment>,
     active: Segment,
-    next_file: u32,
     chain: Chain,
     durable: Sequence,
     /// The durable sequence that the log itself proves.
@@ -97,7 +95,9 @@ pub struct ReplicatedStore {
     known_commit: Sequence,
     epochs: Vec<EpochStart>,
     pending: Pending,
-    shared: Shared,
+    contents: Arc<Contents>,
+    memory: Arc<Memory>,
+    expiry: Expiry,
     recovery: Recovery,
     poison: Option<String>,
     /// Every fsync of entries goes through it.
@@ -149,6 +149,15 @@ impl ReplicatedStore {
     /// Opens a store, or makes a new one where there is none, missing parent directories included. Takes the lock,
     /// verifies the whole log, and builds the index up to what the log proves to be committed.
     ///
+    /// ```
+    /// use paddock_storage::{Error, Options, ReplicatedStore};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert!(matches!(ReplicatedStore::open(directory.path(), Options::new()), Err(Error::Locked { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Locked`], [`Error::Corrupt`], [`Error::Format`], [`Error::WrongKind`], [`Error::Io`],
     /// [`Error::DiskFull`] (only in making a store).
@@ -157,48 +166,139 @@ impl ReplicatedStore {
     }
 
     /// What opening found: how many entries, whether a torn tail was dropped.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert!(store.recovery().created);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn recovery(&self) -> &Recovery {
         &self.recovery
     }
 
     /// The store's directory, as an absolute path.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert!(store.path().is_absolute());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.directory.path
     }
 
     /// What tells this store from any other: random, made with it.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert_eq!(store.store_id().to_string().len(), 32);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn store_id(&self) -> StoreId {
         self.manifest.store_id
     }
 
     /// The last entry appended.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, Position, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// assert_eq!(store.last(), Position { epoch: 1, sequence: Sequence(1) });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn last(&self) -> Position {
         Position { epoch: self.chain.epoch, sequence: self.chain.next.previous() }
     }
 
     /// Everything up to here is on the disk for certain.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// assert_eq!(store.durable(), Sequence(0));
+    /// store.sync()?;
+    /// assert_eq!(store.durable(), Sequence(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn durable(&self) -> Sequence {
         self.durable
     }
 
     /// Everything up to here is in the index. After opening: the smaller of `known_commit()` and `last()`.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// assert_eq!(store.applied(), Sequence(0));
+    /// store.sync()?;
+    /// store.apply(Sequence(1))?;
+    /// assert_eq!(store.applied(), Sequence(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn applied(&self) -> Sequence {
-        self.shared.contents.read().applied
+        self.contents.applied()
     }
 
     /// The commit that the log itself proves, a lower bound after a restart.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// store.sync()?;
+    /// store.apply(Sequence(1))?;
+    /// assert_eq!(store.known_commit(), Sequence(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn known_commit(&self) -> Sequence {
         self.known_commit
     }
 
     /// Where each epoch of the log begins, ascending. Only epochs with entries.
+    ///
+    /// ```
+    /// # use paddock_storage::{EpochStart, LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// assert_eq!(store.epochs(), [EpochStart { epoch: 1, first: Sequence(1) }]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn epochs(&self) -> &[EpochStart] {
         &self.epochs
@@ -206,6 +306,23 @@ impl ReplicatedStore {
 
     /// Advances the index over entries up to `through`: from now on readers see them, all of one call at once,
     /// and they can no longer be cut off. Reads nothing from the disk. What is applied already is no error.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, Readable, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// let reader = store.reader();
+    /// store.sync()?;
+    /// assert_eq!(reader.get(b"heron")?, None);
+    /// store.apply(Sequence(1))?;
+    /// assert_eq!(reader.get(b"heron")?.as_deref(), Some(&b"grey"[..]));
+    /// assert!(store.apply(Sequence(2)).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Misplaced`] beyond `last()`.
@@ -215,12 +332,20 @@ impl ReplicatedStore {
             let what = "entries to apply end beyond the log";
             return Err(Error::Misplaced { what, actual: through.0, expected: last.0 });
         }
-        self.pending.apply(through, &self.shared);
+        self.pending.apply(through, &self.contents);
         self.known_commit = self.known_commit.max(through);
         Ok(())
     }
 
     /// A small durable value of the owner's, empty in a new store.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert!(store.metadata().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn metadata(&self) -> &[u8] {
         &self.manifest.metadata
@@ -229,6 +354,15 @@ impl ReplicatedStore {
     /// Replaces the owner's value, durably: at most [`crate::METADATA_BYTES_MAX`] bytes. A crash leaves the old or
     /// the new one. Works on a full disk, too: room for it is kept (where the file system can exchange two files, and
     /// write in place, as ext4 and XFS do).
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// store.set_metadata(b"epoch 7")?;
+    /// assert_eq!(store.metadata(), b"epoch 7");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::TooLarge`]; [`Error::DiskFull`] (nothing changed); [`Error::Io`] and [`Error::Poisoned`].
@@ -242,22 +376,39 @@ impl ReplicatedStore {
     }
 
     /// A read handle, which sees what is applied.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, Readable, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// let reader = store.reader();
+    /// assert_eq!(std::thread::spawn(move || reader.get(b"heron")).join().unwrap()?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader::new(self.shared.clone())
+        Reader::new(self.contents.clone(), self.expiry.clone())
     }
 
     /// Figures for graphs and budgets.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert_eq!(store.stats().records, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let contents = self.shared.contents.read();
+        let contents = &self.contents;
         Stats {
-            records: contents.index.len() as u64,
+            records: contents.records(),
             disk_bytes: self.segments().map(|segment| segment.allocated).sum(),
-            live_bytes: contents.live_bytes,
+            live_bytes: contents.live_bytes(),
             segments: self.segments().count() as u64,
             syncs: self.syncs,
-            index_bytes: contents.index.memory_bytes() as u64,
+            index_bytes: contents.hash_bytes() + contents.tail_bytes(),
             last: self.last().sequence,
             durable: self.durable,
         }
@@ -265,6 +416,18 @@ impl ReplicatedStore {
 
     /// Makes everything durable, gives unused preallocation back (all but the headroom for a full disk), and lets go
     /// of the lock. Dropping the store instead is safe too, and is what a crash does.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// store.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Poisoned`].

@@ -22,6 +22,11 @@ pub enum Need {
 // Locators hold offsets in 32 bits: the largest segment, the largest batch behind its end, and the headroom.
 const _: () = assert!((1 << 30) + BATCH_BYTES_MAX as u64 + 2 * CONTROL_HEADROOM_BYTES < u32::MAX as u64);
 
+/// How long a segment may become, unless one batch alone is longer: so much is mapped.
+pub(super) fn segment_capacity(segment_bytes: u64) -> u64 {
+    segment_bytes + CONTROL_HEADROOM_BYTES
+}
+
 /// The append buffer gives memory back when one batch was much larger than usual.
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
 
@@ -32,6 +37,14 @@ impl ReplicatedStore {
     /// Makes room, so that appending rows of so many encoded bytes cannot meet a full disk. For more than one append, add
     /// [`APPEND_OVERHEAD_BYTES`] for each. Without a reservation, [`ReplicatedStore::append`] makes room itself, by what the
     /// rows are. A new reservation takes the place of the one before.
+    ///
+    /// ```
+    /// # use paddock_storage::{Need, Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// store.reserve(1 << 20, Need::Growth)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::DiskFull`]: nothing is lost, and the store goes on. [`Error::TooLarge`], [`Error::Io`],
@@ -51,6 +64,19 @@ impl ReplicatedStore {
 
     /// Writes entries after `last()`, as one batch: not yet durable, not yet visible. `known_commit` goes into the
     /// batch's header (as far as the log reaches), so that a restart knows what it may apply.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// let mut rows = RowsBuilder::new();
+    /// rows.put(b"heron", b"grey")?;
+    /// let entries = LogEntries { epoch: 1, first: Sequence(1), log_time_ms: 0, rows: rows.finish() };
+    /// store.append(&entries, Sequence(0))?;
+    /// // Its place is taken.
+    /// assert!(store.append(&entries, Sequence(0)).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Misplaced`]: they do not follow, or their epoch is below the last one's. [`Error::DiskFull`]: nothing
@@ -86,10 +112,11 @@ impl ReplicatedStore {
 
         self.active.mark(entries.first, offset);
         self.pending.push(
-            self.active.id,
+            self.active.handle,
             offset + BATCH_HEADER_BYTES as u64,
             entries.first,
-            entries.rows.frames(),
+            entries.rows.encoded().clone(),
+            entries.rows.count(),
         );
         self.note_entries(entries.epoch, entries.first);
         self.known_commit = known_commit;
@@ -100,6 +127,18 @@ impl ReplicatedStore {
 
     /// Makes everything appended durable, with one fdatasync (none when it is already). Returns the durable
     /// sequence.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// assert_eq!(store.sync()?, Sequence(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Io`]: the store is poisoned; [`Error::Poisoned`].
@@ -118,6 +157,20 @@ impl ReplicatedStore {
     /// Says in the log that all of it is durable, durably: from then on damage anywhere in it is told from an end that a
     /// crash tore. For a quiet moment, since it costs an fsync; nothing happens if there is nothing to say, or no room to
     /// say it. (The embedder's [`crate::Store`] sees to it by itself.)
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// store.sync()?;
+    /// // Nobody has written for a while.
+    /// store.mark_durable()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Io`]: the store is poisoned; [`Error::Poisoned`].
@@ -150,7 +203,9 @@ impl ReplicatedStore {
     /// Takes the outcome of an fsync that ran beside the store.
     pub(crate) fn finish_sync(&mut self, ticket: &SyncTicket, synced: Result<()>) {
         // A caller of its own it has none: whoever writes next is told.
-        if self.poisoning(synced).is_ok() && ticket.segment == self.active.id && self.durable < ticket.through
+        if self.poisoning(synced).is_ok()
+            && ticket.segment == self.active.handle
+            && self.durable < ticket.through
         {
             self.syncs += 1;
             self.durable = ticket.through;
@@ -161,7 +216,7 @@ impl ReplicatedStore {
         SyncTicket {
             gate: self.gate.clone(),
             file: self.active.file.clone(),
-            segment: self.active.id,
+            segment: self.active.handle,
             through: self.last().sequence,
         }
     }
@@ -191,7 +246,7 @@ impl ReplicatedStore {
         let bytes = header.batch_bytes();
         self.buffer.resize(usize::try_from(bytes).unwrap_or(self.buffer.len()), 0);
         let file = &self.active.file;
-        let written = file.file.write_at(&self.buffer, self.active.end).map_err(Error::io(&file.path));
+        let written = file.file().write_at(&self.buffer, self.active.end).map_err(Error::io(file.path()));
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         self.poisoning(written)?;
         self.active.end += bytes;
@@ -238,21 +293,24 @@ impl ReplicatedStore {
             Err(Error::DiskFull { .. }) => self.segment_from(self.chain, least)?,
             made => made?,
         };
-        let segment = unfinished.publish()?;
+        let segment = unfinished.publish(&self.contents, &self.memory, self.segment_capacity())?;
         let sealed = self.activate(segment);
         self.sealed.push(sealed);
         Ok(())
     }
 
+    /// How long a segment may become, unless one batch alone is longer.
+    pub(super) fn segment_capacity(&self) -> u64 {
+        segment_capacity(self.segment_bytes)
+    }
+
     /// The segment that is to be the next, under a temporary name still.
     pub(super) fn segment_from(&self, start: Chain, allocated: u64) -> Result<UnfinishedSegment> {
-        Segment::make(&self.directory, self.manifest.store_id, self.next_file, start, allocated)
+        Segment::make(&self.directory, self.manifest.store_id, start, allocated)
     }
 
     /// Goes on in another segment; returns the one so far.
     pub(super) fn activate(&mut self, segment: Segment) -> Segment {
-        self.next_file += 1;
-        self.shared.contents.write().set_file(segment.id, Some(segment.file.clone()));
         self.proven = self.proven.max(segment.first().previous());
         let mut left = std::mem::replace(&mut self.active, segment);
         left.give_back();
@@ -266,8 +324,11 @@ impl ReplicatedStore {
         let kept = self.active.end + CONTROL_HEADROOM_BYTES;
         if self.active.allocated > kept {
             let file = &self.active.file;
-            let cut =
-                file.file.set_len(kept).and_then(|()| file.file.sync_all()).map_err(Error::io(&file.path));
+            let cut = file
+                .file()
+                .set_len(kept)
+                .and_then(|()| file.file().sync_all())
+                .map_err(Error::io(file.path()));
             self.poisoning(cut)?;
             self.active.allocated = kept;
         }

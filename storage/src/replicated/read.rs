@@ -27,6 +27,19 @@ impl ReplicatedStore {
     /// Entries after a sequence, each batch verified, in order: as many whole batches as fit into about
     /// `bytes_max` bytes of rows, but at least one where there is one. Also entries that are not durable yet.
     ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// let log = store.read_log(Sequence(0), 1 << 20)?;
+    /// assert_eq!((log.len(), log[0].first, log[0].rows.count()), (1, Sequence(1), 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Io`], [`Error::Corrupt`].
     pub fn read_log(&self, after: Sequence, bytes_max: usize) -> Result<Vec<LogEntries>> {
@@ -45,6 +58,18 @@ impl ReplicatedStore {
 
     /// Reads the whole log again and verifies every checksum, sequence and link of it.
     ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// assert_eq!(store.verify()?.entries, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Corrupt`] names the first damaged place; [`Error::Io`].
     pub fn verify(&self) -> Result<Verification> {
@@ -58,7 +83,7 @@ impl ReplicatedStore {
                 verification.rows_bytes += batch.rows.encoded_bytes() as u64;
             })?;
             if let Some(what) = end.missing {
-                return Err(Error::corrupt(&segment.file.path, end.offset, what));
+                return Err(Error::corrupt(segment.file.path(), end.offset, what));
             }
             verification.segments += 1;
         }
@@ -88,7 +113,7 @@ impl ReplicatedStore {
         limit: Sequence,
         found: &mut Found,
     ) -> Result<bool> {
-        let path = &segment.file.path;
+        let path = segment.file.path();
         let mut window = Window::new(&segment.file, segment.end);
         let mark = segment.marks.partition_point(|mark| mark.first <= *next).checked_sub(1);
         let mut offset = mark.map_or(crate::segment::SEGMENT_START, |mark| segment.marks[mark].offset);
@@ -125,7 +150,7 @@ fn count_between(first: Sequence, end: Sequence) -> u32 {
 
 /// A batch's rows, as they were appended.
 fn read_rows(window: &mut Window<'_>, segment: &Segment, offset: u64, header: &BatchHeader) -> Result<Rows> {
-    let corrupt = |what| Error::corrupt(&segment.file.path, offset, what);
+    let corrupt = |what| Error::corrupt(segment.file.path(), offset, what);
     let rows_offset = offset + BATCH_HEADER_BYTES as u64;
     let bytes = window.get(rows_offset, u64::from(header.rows_bytes))?;
     let bytes = bytes.ok_or_else(|| corrupt("the file ends within a batch"))?;

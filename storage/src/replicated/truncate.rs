@@ -15,6 +15,19 @@ impl ReplicatedStore {
     /// part may be what an earlier cut had left behind in an older file: so what was cut off before may be back, as
     /// uncommitted as it was, until this cut is made again.
     ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// store.truncate_after(Sequence(0))?;
+    /// assert_eq!(store.last().sequence, Sequence(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Misplaced`] below what is applied or known to be committed; [`Error::DiskFull`], if the log itself has no
     /// room left either: nothing was cut;
@@ -51,7 +64,7 @@ impl ReplicatedStore {
         let end = walk.segment(segment, Some(next), |_, _| {})?;
         match end.missing {
             None => Ok(walk.chain),
-            Some(what) => Err(Error::corrupt(&segment.file.path, end.offset, what)),
+            Some(what) => Err(Error::corrupt(segment.file.path(), end.offset, what)),
         }
     }
 
@@ -85,17 +98,18 @@ impl ReplicatedStore {
     fn cut(&mut self, successor: UnfinishedSegment) -> Result<()> {
         let first = successor.first();
         while self.active.first() > first {
-            let path = self.active.file.path.clone();
+            let path = self.active.file.path().clone();
             self.directory.disk.remove(&path).map_err(Error::io(&path))?;
             self.directory.sync_log()?;
             let Some(older) = self.sealed.pop() else { break };
             let removed = std::mem::replace(&mut self.active, older);
-            self.shared.contents.write().set_file(removed.id, None);
+            self.contents.files().remove(removed.handle);
         }
-        let segment = successor.publish().map_err(past_return)?;
+        let segment =
+            successor.publish(&self.contents, &self.memory, self.segment_capacity()).map_err(past_return)?;
         let older = self.activate(segment);
         if older.first() == first {
-            self.shared.contents.write().set_file(older.id, None);
+            self.contents.files().remove(older.handle);
         } else {
             self.sealed.push(older);
         }
