@@ -206,11 +206,27 @@ impl<'a> Block<'a> {
         Ok(is_behind.then_some(false))
     }
 
-    /// How many heads are below this one, and how many are equal to it.
-    fn search_heads(&self, head: u32) -> (u32, u32) {
+    /// Whether prefix and heads are those of the rows, which were verified. A search does not depend on that: it would
+    /// only take longer.
+    pub(super) fn heads_are_right(&self) -> bool {
+        let key = |row| self.known_row(row).map(|row| key_of(&row.row));
+        let prefix_bytes = usize::from(self.shape.prefix_bytes);
+        let (Some(first), Some(last)) = (key(0), key(self.rows() - 1)) else { return false };
+        let right = |(row, found): (u32, &[u8; HEAD_BYTES])| {
+            key(row).and_then(|key| key.get(prefix_bytes..)).map(head) == Some(u32::from_be_bytes(*found))
+        };
+        common(first, last) == prefix_bytes && (0..).zip(self.heads()).all(right)
+    }
+
+    fn heads(&self) -> &'a [[u8; HEAD_BYTES]] {
         let start = self.shape.rows_end as usize + self.shape.rows as usize * START_BYTES;
         let end = start + self.shape.rows as usize * HEAD_BYTES;
-        let (heads, _) = self.bytes.get(start..end).unwrap_or_default().as_chunks::<HEAD_BYTES>();
+        self.bytes.get(start..end).unwrap_or_default().as_chunks().0
+    }
+
+    /// How many heads are below this one, and how many are equal to it.
+    fn search_heads(&self, head: u32) -> (u32, u32) {
+        let heads = self.heads();
         let low = heads.partition_point(|other| u32::from_be_bytes(*other) < head);
         let ties = heads[low..].iter().take_while(|other| u32::from_be_bytes(**other) == head);
         // No more than there are rows.

@@ -167,6 +167,11 @@ impl RunCursor {
         Some(self.current?.row)
     }
 
+    /// Whether the table of the loaded block is that of its rows, all of which were handed out.
+    pub(super) fn heads_are_right(&self) -> bool {
+        self.block_of_rows().is_some_and(|block| block.heads_are_right())
+    }
+
     fn go(&mut self, block: u32, row: u32) {
         (self.block, self.row, self.current) = (block, row, None);
         self.jumped = true;
