@@ -63,7 +63,7 @@ impl ReplicatedStore {
             directory.sync_log()?;
             directory.sync()?;
         }
-        let last = log.walk.chain.next.previous();
+        let (last, active_end) = (log.walk.chain.next.previous(), active.end);
         let recovery = Recovery { created, entries: last.0, torn_bytes: log.torn_bytes };
         Ok(ReplicatedStore {
             directory,
@@ -92,6 +92,8 @@ impl ReplicatedStore {
             maintenance: Maintenance::new(mark_idle_after),
             reserved: 0,
             syncs: 0,
+            syncs_at_fill: 0,
+            sync_asked: active_end,
             buffer: Vec::new(),
         })
     }
