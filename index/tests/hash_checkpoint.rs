@@ -186,6 +186,27 @@ fn what_follows_the_end_page_is_left_alone() {
     assert_eq!(rest, b"more");
 }
 
+/// Entries of files that have gone are left out, others are pointed elsewhere, and the total still counts them all.
+#[test]
+fn a_load_keeps_what_it_is_told_to() {
+    let bytes = written(&filled(5000), POSITION);
+    let kept = |found: PackedLocator| (found.file() != 1000).then_some(found);
+    let moved = |found: PackedLocator| PackedLocator::new(found.file() + 1, found.offset(), 40).unwrap();
+    let keep = |found| kept(found).map(moved);
+    let (index, position) = HashIndex::read_checkpoint_keeping(&mut bytes.as_slice(), keep).unwrap();
+    assert_eq!(position, POSITION);
+    for number in 0..5000 {
+        let expected = keep(locator(number));
+        let is_key = |found| Ok::<_, Infallible>(Some(found) == expected);
+        assert_eq!(index.get(key(number).as_bytes(), is_key).unwrap(), expected);
+    }
+    assert_eq!(index.len(), (0..5000).filter(|number| number % 7 != 1).count());
+    let (index, _) = HashIndex::read_checkpoint_keeping(&mut bytes.as_slice(), |_| None).unwrap();
+    assert!(index.is_empty());
+    let cut = HashIndex::read_checkpoint_keeping(&mut &bytes[..bytes.len() - 1], |_| None);
+    assert!(matches!(cut, Err(CheckpointError::Truncated { .. })));
+}
+
 /// Fails at the n-th call.
 struct Failing {
     calls_left: usize,

@@ -61,6 +61,13 @@ impl DataFile {
         self.read_into(offset, length, buffer)
     }
 
+    /// The bytes of a range, if the file is mapped and has all of them.
+    #[inline]
+    pub(crate) fn mapped(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        self.mapping.get()?.get(start..start.saturating_add(length))
+    }
+
     /// The same by a system call, also where the file is mapped: also at its end, where a mapping says nothing.
     #[inline(never)]
     pub(crate) fn read_into<'a>(

@@ -209,6 +209,11 @@ impl Unfinished {
         }
     }
 
+    /// The file itself, to go on writing it.
+    pub(crate) fn file(&self) -> &dyn DiskFile {
+        &*self.file
+    }
+
     /// Takes up one that was made before, if there is one of this length.
     pub(crate) fn adopt(disk: &Arc<dyn Disk>, path: &Path, length: u64) -> Result<Option<Unfinished>> {
         let temporary = temporary(path);

@@ -42,6 +42,7 @@ pub(crate) enum Magic {
     Manifest,
     Files,
     Segment,
+    Run,
 }
 
 impl Magic {
@@ -50,6 +51,7 @@ impl Magic {
             Magic::Manifest => b"PDKMANIF",
             Magic::Files => b"PDKFILES",
             Magic::Segment => b"PDKSEGMT",
+            Magic::Run => b"PDKRUNFL",
         }
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! It does not know what a row's expiry means: that is a matter of the owner's clock.
 
+mod checksums;
 mod codec;
 mod content_type;
 mod rows;
@@ -48,7 +49,7 @@ pub const VALUE_BYTES_MAX: usize = 64 << 20;
 /// The most bytes of encoded rows in one batch: one append, one write.
 pub const BATCH_BYTES_MAX: usize = 256 << 20;
 
-const ROW_BYTES_MAX: usize =
+pub(crate) const ROW_BYTES_MAX: usize =
     ROW_OVERHEAD_BYTES + EXPIRY_BYTES + 1 + CONTENT_TYPE_BYTES_MAX + KEY_BYTES_MAX + VALUE_BYTES_MAX;
 
 const _: () = assert!(ROW_BYTES_MAX < BATCH_BYTES_MAX);

@@ -51,6 +51,15 @@ impl Bucket {
         Tag::from_bits(half(self.0[SLOTS + slot / TAGS_PER_WORD].load(), slot % TAGS_PER_WORD))
     }
 
+    /// The slots whose tag is this one: a bit for each, the lowest for slot 0. All tags are loaded before any
+    /// locator, and compared without a branch, because nobody could foretell it.
+    pub(super) fn slots_of(&self, tag: Tag) -> u32 {
+        // Acquire, for the reason that `tag` gives.
+        let words: [u64; WORDS - SLOTS] = std::array::from_fn(|word| self.0[SLOTS + word].load());
+        let is_same = |slot: usize| half(words[slot / TAGS_PER_WORD], slot % TAGS_PER_WORD) == tag.to_bits();
+        (0..SLOTS).fold(0, |slots, slot| slots | u32::from(is_same(slot)) << slot)
+    }
+
     /// The number of the overflow bucket that follows, if any.
     pub(super) fn link(&self) -> Option<u32> {
         // Acquire: the followed bucket's entries were stored before the link to it.

@@ -76,9 +76,11 @@ pub(super) fn write(table: &Table, position: u64, output: &mut impl Write) -> Re
     }
 }
 
+/// `keep` gives, for the locator of each entry, the one to keep.
 pub(super) fn read(
     input: &mut impl Read,
     function: HashFunction,
+    mut keep: impl FnMut(PackedLocator) -> Option<PackedLocator>,
 ) -> Result<(HashIndex, u64), CheckpointError> {
     let mut pages = Pages { input, page: [0; PAGE_BYTES], offset: 0 };
     let (header, mark) = pages.header()?;
@@ -90,10 +92,14 @@ pub(super) fn read(
     }
     // As many buckets cost nothing yet: their memory is allocated as entries come.
     let mut index = HashIndex::with_buckets(header.seed, function, header.buckets);
+    let mut read = 0;
     for number in 1..=u32::MAX {
         match pages.content(mark, number)? {
-            Content::Entries(entries) => index.add_all(&entries)?,
-            Content::End(total) if total == index.len() as u64 => return Ok((index, header.position)),
+            Content::Entries(entries) => {
+                read += entries.len() as u64;
+                index.add_all(&entries, &mut keep)?;
+            }
+            Content::End(total) if total == read => return Ok((index, header.position)),
             Content::End(_) => return Err(pages.corrupt("it does not hold as many entries as it says")),
         }
     }
@@ -101,10 +107,16 @@ pub(super) fn read(
 }
 
 impl HashIndex {
-    /// Adds the entries of a page: no rows are asked, the checkpoint has each key once.
-    fn add_all(&mut self, entries: &[(KeyHash, PackedLocator)]) -> Result<(), Full> {
+    /// Adds the entries of a page that are kept: no rows are asked, the checkpoint has each key once.
+    fn add_all(
+        &mut self,
+        entries: &[(KeyHash, PackedLocator)],
+        keep: &mut impl FnMut(PackedLocator) -> Option<PackedLocator>,
+    ) -> Result<(), Full> {
         for (hash, locator) in entries {
-            self.writer.add(&self.reader.table, *hash, *locator)?;
+            if let Some(locator) = keep(*locator) {
+                self.writer.add(&self.reader.table, *hash, locator)?;
+            }
         }
         Ok(())
     }

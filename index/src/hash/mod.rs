@@ -47,6 +47,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 pub use checkpoint::CheckpointError;
+use key_hash::KeyHash;
 pub use key_hash::{HashFunction, xxh3};
 pub use locator::{LocatorError, PackedLocator};
 use state::BUCKETS_MIN;
@@ -141,8 +142,22 @@ impl HashIndex {
         locator: PackedLocator,
         is_key: impl FnMut(PackedLocator) -> Result<bool, E>,
     ) -> Result<Option<PackedLocator>, InsertError<E>> {
+        self.insert_hashed(self.reader.hash(key), locator, is_key)
+    }
+
+    /// [`Self::insert`] for the key of this [hash](HashReader::hash).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::insert`].
+    pub fn insert_hashed<E>(
+        &mut self,
+        hash: u64,
+        locator: PackedLocator,
+        is_key: impl FnMut(PackedLocator) -> Result<bool, E>,
+    ) -> Result<Option<PackedLocator>, InsertError<E>> {
         let table = &*self.reader.table;
-        let hash = table.hash(key);
+        let hash = KeyHash::new(hash);
         if let Some(found) = table.find(table.state.load(), hash, is_key).map_err(InsertError::Rows)? {
             found.bucket.replace(found.slot, locator);
             return Ok(Some(found.locator));
@@ -161,8 +176,21 @@ impl HashIndex {
         key: &[u8],
         is_key: impl FnMut(PackedLocator) -> Result<bool, E>,
     ) -> Result<Option<PackedLocator>, E> {
+        self.remove_hashed(self.reader.hash(key), is_key)
+    }
+
+    /// [`Self::remove`] for the key of this [hash](HashReader::hash).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::remove`].
+    pub fn remove_hashed<E>(
+        &mut self,
+        hash: u64,
+        is_key: impl FnMut(PackedLocator) -> Result<bool, E>,
+    ) -> Result<Option<PackedLocator>, E> {
         let table = &*self.reader.table;
-        let hash = table.hash(key);
+        let hash = KeyHash::new(hash);
         let Some(found) = table.find(table.state.load(), hash, is_key)? else { return Ok(None) };
         self.writer.erase(table, hash, found);
         Ok(Some(found.locator))
@@ -171,16 +199,25 @@ impl HashIndex {
     /// Points a key at `new` if it still points at `current`, and says whether it did: how compaction hands over
     /// a row that it has copied. No row is read, because a locator belongs to one key.
     pub fn replace_if(&mut self, key: &[u8], current: PackedLocator, new: PackedLocator) -> bool {
-        let table = &*self.reader.table;
-        let Some(found) = table.find_exactly(table.hash(key), current) else { return false };
+        self.replace_if_hashed(self.reader.hash(key), current, new)
+    }
+
+    /// [`Self::replace_if`] for the key of this [hash](HashReader::hash).
+    pub fn replace_if_hashed(&mut self, hash: u64, current: PackedLocator, new: PackedLocator) -> bool {
+        let Some(found) = self.reader.table.find_exactly(KeyHash::new(hash), current) else { return false };
         found.bucket.replace(found.slot, new);
         true
     }
 
     /// Forgets a key if it still points at `current`, and says whether it did. No row is read.
     pub fn remove_if(&mut self, key: &[u8], current: PackedLocator) -> bool {
+        self.remove_if_hashed(self.reader.hash(key), current)
+    }
+
+    /// [`Self::remove_if`] for the key of this [hash](HashReader::hash).
+    pub fn remove_if_hashed(&mut self, hash: u64, current: PackedLocator) -> bool {
         let table = &*self.reader.table;
-        let hash = table.hash(key);
+        let hash = KeyHash::new(hash);
         let Some(found) = table.find_exactly(hash, current) else { return false };
         self.writer.erase(table, hash, found);
         true
@@ -249,7 +286,39 @@ impl HashIndex {
         input: &mut impl Read,
         function: HashFunction,
     ) -> Result<(Self, u64), CheckpointError> {
-        checkpoint::read(input, function)
+        checkpoint::read(input, function, Some)
+    }
+
+    /// [`Self::read_checkpoint`], with a say in each entry: `keep` is given its locator, and gives the one to keep
+    /// or `None` to leave the key out. For a checkpoint that is older than its owner's files: some have gone since,
+    /// and their rows are found where they are now.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use paddock_index::{HashIndex, PackedLocator};
+    /// # let mut index = HashIndex::new(42);
+    /// # for file in 0..4 {
+    /// #     let place = PackedLocator::new(file, 0, 80)?;
+    /// #     index.insert(&file.to_le_bytes(), place, |_| Ok::<_, Infallible>(false))?;
+    /// # }
+    /// # let mut bytes = Vec::new();
+    /// # index.reader().write_checkpoint(1_000, &mut bytes)?;
+    /// let live_files = [0, 2];
+    /// let is_live = |place: &PackedLocator| live_files.contains(&place.file());
+    /// let (index, _) =
+    ///     HashIndex::read_checkpoint_keeping(&mut bytes.as_slice(), |place| Some(place).filter(is_live))?;
+    /// assert_eq!(index.len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read_checkpoint`].
+    pub fn read_checkpoint_keeping(
+        input: &mut impl Read,
+        keep: impl FnMut(PackedLocator) -> Option<PackedLocator>,
+    ) -> Result<(Self, u64), CheckpointError> {
+        checkpoint::read(input, xxh3, keep)
     }
 }
 
@@ -267,7 +336,48 @@ impl HashReader {
         key: &[u8],
         is_key: impl FnMut(PackedLocator) -> Result<bool, E>,
     ) -> Result<Option<PackedLocator>, E> {
-        self.table.get(self.table.hash(key), is_key)
+        self.get_hashed(self.hash(key), is_key)
+    }
+
+    /// [`Self::get`] for the key of this [hash](Self::hash).
+    ///
+    /// # Errors
+    ///
+    /// The closure's.
+    pub fn get_hashed<E>(
+        &self,
+        hash: u64,
+        is_key: impl FnMut(PackedLocator) -> Result<bool, E>,
+    ) -> Result<Option<PackedLocator>, E> {
+        self.table.get(KeyHash::new(hash), is_key)
+    }
+
+    /// A key's hash, to be computed once where several calls follow. A [`Filter`](crate::Filter) of the same seed
+    /// takes it too.
+    #[must_use]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        (self.table.function)(self.table.seed, key)
+    }
+
+    /// Has the processor fetch what a call with this hash will look at, without waiting for it. Memory takes its
+    /// time for each of many keys: called for a few dozen hashes before the first of them is looked up or written,
+    /// it makes them wait together.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use paddock_index::{HashIndex, PackedLocator};
+    /// # let mut index = HashIndex::new(42);
+    /// # let rows = [("apple", PackedLocator::new(0, 0, 10)?), ("pear", PackedLocator::new(0, 10, 11)?)];
+    /// let hashes = rows.map(|(key, _)| index.reader().hash(key.as_bytes()));
+    /// hashes.iter().for_each(|hash| index.reader().touch(*hash));
+    /// for ((key, place), hash) in rows.iter().zip(hashes) {
+    ///     index.insert_hashed(hash, *place, |found| Ok::<_, Infallible>(found == *place))?;
+    /// }
+    /// # assert_eq!(index.len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn touch(&self, hash: u64) {
+        self.table.touch(KeyHash::new(hash));
     }
 
     /// How many keys there are.

@@ -29,7 +29,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::array::BucketArray;
-use super::bucket::{Bucket, SLOTS};
+use super::bucket::Bucket;
 use super::key_hash::{HashFunction, KeyHash};
 use super::locator::PackedLocator;
 use super::state::{SharedState, State};
@@ -84,8 +84,15 @@ impl Table {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn hash(&self, key: &[u8]) -> KeyHash {
         KeyHash::new((self.function)(self.seed, key))
+    }
+
+    /// A load of the hash's bucket that nobody waits for. (It stands for a prefetch instruction, which takes
+    /// `unsafe`; the processor goes on with what does not need the loaded word.)
+    pub(super) fn touch(&self, hash: KeyHash) {
+        std::hint::black_box(self.homes.get(self.state.load().home(hash)).map(Bucket::link));
     }
 
     /// The reader's lookup, while the writer goes on.
@@ -114,7 +121,11 @@ impl Table {
     ) -> Result<Option<Found<'_>>, E> {
         let tag = hash.tag();
         for (_, bucket) in self.chain(state.home(hash)) {
-            for slot in (0..SLOTS).filter(|slot| bucket.tag(*slot) == tag) {
+            let mut slots = bucket.slots_of(tag);
+            while slots != 0 {
+                // Below 5, as no other bit is set.
+                let slot = slots.trailing_zeros() as usize;
+                slots &= slots - 1;
                 if let Some(locator) = bucket.locator(slot)
                     && is_key(locator)?
                 {

@@ -14,7 +14,6 @@
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::ops::Range;
 
 use super::TailEntry;
 use crate::PackedLocator;
@@ -110,17 +109,6 @@ impl ChunkBuilder {
         self.ends.push(self.keys.len() as u32);
     }
 
-    /// Takes entries over from a chunk, whose heads are given: they may be those of another prefix.
-    pub(super) fn extend(&mut self, chunk: &Chunk, heads: &[u64], range: Range<usize>) {
-        let bytes = chunk.key_start(range.start)..chunk.key_start(range.end);
-        // Both are below 2^32; what wraps here wraps back below.
-        let shift = (self.keys.len() as u32).wrapping_sub(bytes.start as u32);
-        self.keys.extend_from_slice(&chunk.keys[bytes]);
-        self.heads.extend_from_slice(&heads[range.clone()]);
-        self.places.extend_from_slice(&chunk.places[range.clone()]);
-        self.ends.extend(chunk.ends[range].iter().map(|end| end.wrapping_add(shift)));
-    }
-
     pub(super) fn build(self) -> Chunk {
         Chunk {
             newest: self.places.iter().map(|place| place.stamp).max().unwrap_or(Stamp(0)),
@@ -140,10 +128,6 @@ impl Chunk {
 
     pub(super) fn prefix(&self) -> &[u8] {
         &self.prefix
-    }
-
-    pub(super) fn heads(&self) -> &[u64] {
-        &self.heads
     }
 
     pub(super) fn newest(&self) -> Stamp {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::TailEntry;
-use super::chunk::{Chunk, Stamp, common_length};
+use super::chunk::{Chunk, Stamp};
 use super::cursor::TailCursor;
+use super::merge::common_prefix_length;
 
 /// The entries of an [`OrderedTail`](super::OrderedTail) at one moment. It stays as it is, whatever is pushed
 /// afterwards; a clone costs one atomic increment, and no method takes a lock.
@@ -24,11 +25,7 @@ impl Default for TailLayers {
 
 impl TailLayers {
     pub(super) fn new(chunks: &[Arc<Chunk>]) -> Self {
-        let prefix_length = chunks.split_first().map_or(0, |(first, others)| {
-            let prefix = first.prefix();
-            others.iter().map(|chunk| common_length(prefix, chunk.prefix())).min().unwrap_or(prefix.len())
-        });
-        Self { chunks: chunks.into(), prefix_length }
+        Self { chunks: chunks.into(), prefix_length: common_prefix_length(chunks) }
     }
 
     pub(super) fn chunks(&self) -> &[Arc<Chunk>] {

@@ -1,7 +1,7 @@
-//! Making chunks: of entries that were just pushed, and of two chunks.
+//! Making chunks: of entries that were just pushed, and of several chunks.
 
-use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use super::chunk::{Chunk, ChunkBuilder, Place, common_length, head};
 
@@ -52,13 +52,16 @@ impl Pending {
     /// Its entries in order. It is empty afterwards, and keeps its memory.
     pub(super) fn sort(&mut self) -> Chunk {
         let prefix = self.common_prefix();
-        // Head and number in one word: sorted without looking at a key. The number has 32 bits at most.
-        let with_head = |number| u128::from(head(&self.key(number)[prefix.len()..])) << 64 | number as u128;
+        // Head and number in one word, which is sorted without looking at a key. Later ones first: of a key's
+        // versions that is the order in which they are wanted, as a rule.
+        let last = self.len().saturating_sub(1);
+        let with_head =
+            |number| u128::from(head(&self.key(number)[prefix.len()..])) << 64 | (last - number) as u128;
         let mut order: Vec<u128> = (0..self.len()).map(with_head).collect();
         order.sort_unstable();
-        let number = |word: u128| word as u64 as usize;
+        let number = |word: u128| last - word as u64 as usize;
         for ties in order.chunk_by_mut(|one, other| one >> 64 == other >> 64).filter(|ties| ties.len() > 1) {
-            ties.sort_unstable_by(|one, other| {
+            ties.sort_by(|one, other| {
                 let (one, other) = (number(*one), number(*other));
                 let keys = self.key(one).cmp(self.key(other));
                 keys.then_with(|| self.places[other].stamp.cmp(&self.places[one].stamp))
@@ -76,61 +79,75 @@ impl Pending {
     }
 }
 
-/// A chunk that is merged, its heads behind the common prefix of both.
+/// A chunk that is merged: the head of its next entry, behind the common prefix of all, and that entry's number.
+#[derive(Clone, Copy)]
 struct Side<'a> {
-    chunk: &'a Chunk,
-    heads: Cow<'a, [u64]>,
+    head: u64,
     next: usize,
+    chunk: &'a Chunk,
+    prefix_length: usize,
 }
 
 impl<'a> Side<'a> {
-    fn new(chunk: &'a Chunk, prefix_length: usize) -> Self {
-        let heads = if chunk.prefix().len() == prefix_length {
-            Cow::Borrowed(chunk.heads())
-        } else {
-            (0..chunk.len()).map(|number| chunk.head_behind(prefix_length, number)).collect()
-        };
-        Self { chunk, heads, next: 0 }
+    fn new(chunk: &'a Chunk, prefix_length: usize) -> Option<Self> {
+        let head = (chunk.len() > 0).then(|| chunk.head_behind(prefix_length, 0))?;
+        Some(Self { head, next: 0, chunk, prefix_length })
     }
 
-    fn is_at_end(&self) -> bool {
-        self.next == self.heads.len()
-    }
-
-    /// Whether its next entry comes before the other's. Neither is at its end.
-    fn is_before(&self, other: &Self) -> bool {
-        let by_key = || {
-            let keys = self.chunk.key(self.next).cmp(other.chunk.key(other.next));
-            let (stamp, others) = (self.chunk.place(self.next).stamp, other.chunk.place(other.next).stamp);
-            keys.then(others.cmp(&stamp))
-        };
-        self.heads[self.next].cmp(&other.heads[other.next]).then_with(by_key) == Ordering::Less
-    }
-
-    /// Gives all entries up to the first that is not to be taken.
-    fn give(&mut self, merged: &mut ChunkBuilder, mut is_taken: impl FnMut(&Self) -> bool) {
-        let start = self.next;
-        while !self.is_at_end() && is_taken(self) {
-            self.next += 1;
+    /// Gives its next entry, and says whether there is another one.
+    fn give(&mut self, merged: &mut ChunkBuilder) -> bool {
+        merged.push(self.head, self.chunk.key(self.next), self.chunk.place(self.next));
+        self.next += 1;
+        let is_there = self.next < self.chunk.len();
+        if is_there {
+            self.head = self.chunk.head_behind(self.prefix_length, self.next);
         }
-        merged.extend(self.chunk, &self.heads, start..self.next);
+        is_there
+    }
+
+    /// Whether its next entry comes before the other's.
+    fn is_before(&self, other: &Self) -> bool {
+        if self.head == other.head { self.is_before_by_key(other) } else { self.head < other.head }
+    }
+
+    fn is_before_by_key(&self, other: &Self) -> bool {
+        let keys = self.chunk.key(self.next).cmp(other.chunk.key(other.next));
+        let (stamp, others) = (self.chunk.place(self.next).stamp, other.chunk.place(other.next).stamp);
+        keys.then(others.cmp(&stamp)) == Ordering::Less
     }
 }
 
-/// One chunk of two.
-pub(super) fn merge(one: &Chunk, other: &Chunk) -> Chunk {
-    let prefix = &one.prefix()[..common_length(one.prefix(), other.prefix())];
-    let (entries, key_bytes) = (one.len() + other.len(), one.key_bytes() + other.key_bytes());
-    let mut merged = ChunkBuilder::new(prefix, entries, key_bytes);
-    let mut one = Side::new(one, prefix.len());
-    let mut other = Side::new(other, prefix.len());
-    while !one.is_at_end() && !other.is_at_end() {
-        one.give(&mut merged, |one| one.is_before(&other));
-        if !one.is_at_end() {
-            other.give(&mut merged, |other| !one.is_before(other));
+/// One chunk of several.
+pub(super) fn merge(chunks: &[Arc<Chunk>]) -> Chunk {
+    let Some(first) = chunks.first() else { return ChunkBuilder::new(&[], 0, 0).build() };
+    let prefix_length = common_prefix_length(chunks);
+    let entries = chunks.iter().map(|chunk| chunk.len()).sum();
+    let key_bytes = chunks.iter().map(|chunk| chunk.key_bytes()).sum();
+    let mut merged = ChunkBuilder::new(&first.prefix()[..prefix_length], entries, key_bytes);
+    // Those with entries left; the one whose entry is next stands last.
+    let mut sides: Vec<Side<'_>> = Vec::with_capacity(chunks.len());
+    let all = chunks.iter().filter_map(|chunk| Side::new(chunk, prefix_length));
+    all.for_each(|side| put_in_order(&mut sides, side));
+    while let Some((side, others)) = sides.split_last_mut() {
+        let mut is_there = side.give(&mut merged);
+        while is_there && others.last().is_none_or(|other| side.is_before(other)) {
+            is_there = side.give(&mut merged);
+        }
+        if let Some(side) = sides.pop().filter(|_| is_there) {
+            put_in_order(&mut sides, side);
         }
     }
-    one.give(&mut merged, |_| true);
-    other.give(&mut merged, |_| true);
     merged.build()
+}
+
+fn put_in_order<'a>(sides: &mut Vec<Side<'a>>, side: Side<'a>) {
+    let earlier = sides.iter().rposition(|other| side.is_before(other));
+    sides.insert(earlier.map_or(0, |at| at + 1), side);
+}
+
+/// How many bytes all keys have in common at their beginning, as far as the chunks know.
+pub(super) fn common_prefix_length(chunks: &[Arc<Chunk>]) -> usize {
+    let Some((first, others)) = chunks.split_first() else { return 0 };
+    let prefix = first.prefix();
+    others.iter().map(|chunk| common_length(prefix, chunk.prefix())).min().unwrap_or(prefix.len())
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::checksums::Checksums;
 use super::codec::{decode_stored, encode_delete, encode_marker, encode_put, put_bytes, restamp, verified};
 use super::{BATCH_BYTES_MAX, PutOptions, ROW_OVERHEAD_BYTES, RowRef, StoredRow};
 use crate::error::{Error, Result};
@@ -175,14 +176,14 @@ impl Rows {
     /// Copies the rows behind what is in `buffer`, as a log holds them: the first is entry `first`. Returns the CRC of
     /// their checksums, the batch header's word on all of them.
     pub(crate) fn stamp_into(&self, first: Sequence, buffer: &mut Vec<u8>) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
+        let start = buffer.len();
+        buffer.extend_from_slice(&self.bytes);
+        let mut checksums = Checksums::new();
         for (sequence, frame) in (first.0..).zip(self.frames()) {
-            let start = buffer.len();
-            buffer.extend_from_slice(frame.stored.bytes);
-            let checksum = restamp(&mut buffer[start..], Sequence(0), Sequence(sequence));
-            hasher.update(&checksum.to_le_bytes());
+            let row = &mut buffer[start + frame.offset..];
+            checksums.add(restamp(row, Sequence(0), Sequence(sequence)));
         }
-        hasher.finalize()
+        checksums.finish()
     }
 
     /// Checks framing, count, every row's checksum, and that none has a sequence.

@@ -1,0 +1,278 @@
+//! Walking the rows of a run in order, either way.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::block::{Block, Shape, key_of};
+use super::codec::Codec;
+use super::index::Place;
+use super::reader::Run;
+use super::window::{Direction, Window};
+use crate::error::Result;
+use crate::memory::BlockKey;
+use crate::row::StoredRow;
+
+/// A place between two rows of a run: [`RunCursor::next`] gives the row behind it and moves over it, [`RunCursor::prev`]
+/// gives the row before it and moves over that. So one after the other gives the same row twice.
+///
+/// Rows are borrowed: from the mapping, from the block cache, or from the cursor's buffers, which it keeps. Nothing is
+/// allocated for a row. Each is verified when it is handed out. After an error the cursor stays where it is.
+#[derive(Debug)]
+pub(crate) struct RunCursor {
+    run: Arc<Run>,
+    /// The gap is before this row of this block; behind the block's last row it has the number of its rows.
+    block: u32,
+    row: u32,
+    loaded: Option<Loaded>,
+    /// The row that was handed out last, in the loaded block.
+    current: Option<u32>,
+    window: Window,
+    decoded: Vec<u8>,
+    /// Whether the next block is where a search led.
+    jumped: bool,
+    /// Read by system calls also where the file is mapped: what is read may be unreadable, and nobody is to die of it.
+    avoids_mapping: bool,
+}
+
+/// The block that rows are handed out from.
+#[derive(Debug)]
+struct Loaded {
+    block: u32,
+    place: Place,
+    shape: Shape,
+    bytes: BlockBytes,
+}
+
+/// Where its bytes are.
+#[derive(Debug)]
+enum BlockBytes {
+    Mapped,
+    /// In the window, from here on.
+    Window(usize),
+    /// In `decoded`.
+    Decoded,
+    Cached(Bytes),
+}
+
+impl RunCursor {
+    /// A cursor before the first row.
+    pub(super) fn new(run: Arc<Run>) -> RunCursor {
+        RunCursor {
+            run,
+            block: 0,
+            row: 0,
+            loaded: None,
+            current: None,
+            window: Window::default(),
+            decoded: Vec::new(),
+            jumped: false,
+            avoids_mapping: false,
+        }
+    }
+
+    /// The same, reading by system calls only.
+    pub(super) fn avoiding_the_mapping(run: Arc<Run>) -> RunCursor {
+        RunCursor { avoids_mapping: true, ..RunCursor::new(run) }
+    }
+
+    /// The run that it walks.
+    pub(crate) fn run(&self) -> &Arc<Run> {
+        &self.run
+    }
+
+    /// Goes before the first row that is not below the bound: `next` gives that one.
+    pub(crate) fn seek(&mut self, bound: Bound<&[u8]>) -> Result<()> {
+        match bound {
+            Bound::Unbounded => {
+                self.go(0, 0);
+                Ok(())
+            }
+            Bound::Included(key) => self.go_to(key, false),
+            Bound::Excluded(key) => self.go_to(key, true),
+        }
+    }
+
+    /// Goes behind the last row that is not above the bound: `prev` gives that one.
+    pub(crate) fn seek_back(&mut self, bound: Bound<&[u8]>) -> Result<()> {
+        match bound {
+            Bound::Unbounded => {
+                self.go(self.run.index.blocks(), 0);
+                Ok(())
+            }
+            Bound::Included(key) => self.go_to(key, true),
+            Bound::Excluded(key) => self.go_to(key, false),
+        }
+    }
+
+    /// The next row, verified.
+    pub(crate) fn next(&mut self) -> Result<Option<StoredRow<'_>>> {
+        loop {
+            if self.block >= self.run.index.blocks() {
+                self.current = None;
+                return Ok(None);
+            }
+            self.load(self.block, Direction::Forward)?;
+            if self.row < self.loaded_rows() {
+                break;
+            }
+            self.block += 1;
+            self.row = 0;
+        }
+        let row = self.row;
+        self.verify(row)?;
+        self.row = row + 1;
+        self.current = Some(row);
+        Ok(self.current())
+    }
+
+    /// The row before, verified.
+    pub(crate) fn prev(&mut self) -> Result<Option<StoredRow<'_>>> {
+        if self.row == 0 {
+            let Some(block) = self.block.checked_sub(1) else {
+                self.current = None;
+                return Ok(None);
+            };
+            self.load(block, Direction::Backward)?;
+            self.block = block;
+            self.row = self.loaded_rows();
+        } else {
+            self.load(self.block, Direction::Backward)?;
+        }
+        let row = self.row - 1;
+        self.verify(row)?;
+        self.row = row;
+        self.current = Some(row);
+        Ok(self.current())
+    }
+
+    /// The row that was handed out last, again; `None` after a seek and behind the ends.
+    #[inline]
+    pub(crate) fn current(&self) -> Option<StoredRow<'_>> {
+        self.block_of_rows()?.known_row(self.current?)
+    }
+
+    /// Its key; empty where there is no such row.
+    pub(crate) fn key(&self) -> &[u8] {
+        self.current().map_or(&[], |row| key_of(&row.row))
+    }
+
+    /// Its logical offset.
+    pub(crate) fn offset(&self) -> Option<u32> {
+        let place = self.loaded.as_ref()?.place;
+        // A block is no longer than what 32 bits hold.
+        Some(place.logical_offset + self.block_of_rows()?.start(self.current?) as u32)
+    }
+
+    /// How many rows of its block come before it.
+    pub(super) fn number_in_block(&self) -> Option<u32> {
+        self.current
+    }
+
+    fn go(&mut self, block: u32, row: u32) {
+        (self.block, self.row, self.current) = (block, row, None);
+        self.jumped = true;
+        self.window.jump();
+    }
+
+    /// Goes before a key's row or the place where it would be; or behind its row.
+    fn go_to(&mut self, key: &[u8], behind: bool) -> Result<()> {
+        let Some(block) = self.run.index.block_of(key) else {
+            self.go(0, 0);
+            return Ok(());
+        };
+        self.go(block, 0);
+        self.load(block, Direction::Forward)?;
+        if let (Some(rows), Some(loaded)) = (self.block_of_rows(), &self.loaded) {
+            let found = rows.search(key).map_err(|damage| self.run.damage(&loaded.place, damage));
+            let (row, equal) = found?;
+            self.row = row + u32::from(equal && behind);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn verify(&self, row: u32) -> Result<()> {
+        if let (Some(rows), Some(loaded)) = (self.block_of_rows(), &self.loaded) {
+            rows.row(row).map_err(|damage| self.run.damage(&loaded.place, damage))?;
+        }
+        Ok(())
+    }
+
+    fn loaded_rows(&self) -> u32 {
+        self.loaded.as_ref().map_or(0, |loaded| loaded.shape.rows)
+    }
+
+    #[inline]
+    fn block_of_rows(&self) -> Option<Block<'_>> {
+        let loaded = self.loaded.as_ref()?;
+        Some(Block::new(self.bytes(&loaded.place, &loaded.bytes), loaded.shape))
+    }
+
+    #[inline]
+    fn bytes<'a>(&'a self, place: &Place, bytes: &'a BlockBytes) -> &'a [u8] {
+        match bytes {
+            BlockBytes::Mapped => self.mapped(place).unwrap_or_default(),
+            BlockBytes::Window(start) => self.window.bytes(*start, place.stored_bytes as usize),
+            BlockBytes::Decoded => &self.decoded,
+            BlockBytes::Cached(bytes) => bytes,
+        }
+    }
+
+    #[inline]
+    fn mapped(&self, place: &Place) -> Option<&[u8]> {
+        self.run.file.mapped(u64::from(place.offset), place.stored_bytes as usize)
+    }
+
+    #[inline]
+    fn load(&mut self, block: u32, direction: Direction) -> Result<()> {
+        match &self.loaded {
+            Some(loaded) if loaded.block == block => Ok(()),
+            _ => self.load_anew(block, direction),
+        }
+    }
+
+    fn load_anew(&mut self, block: u32, direction: Direction) -> Result<()> {
+        (self.loaded, self.current) = (None, None);
+        let Some(place) = self.run.index.place(block) else { return Ok(()) };
+        let bytes = match place.codec {
+            Codec::Raw => self.stored(&place, direction)?,
+            Codec::Lz4 | Codec::Zstd => self.decode(block, &place, direction)?,
+        };
+        let shape = self.run.shape(&place, self.bytes(&place, &bytes))?;
+        self.loaded = Some(Loaded { block, place, shape, bytes });
+        self.jumped = false;
+        Ok(())
+    }
+
+    /// The bytes of a block as they are in the file.
+    fn stored(&mut self, place: &Place, direction: Direction) -> Result<BlockBytes> {
+        if !self.avoids_mapping && self.mapped(place).is_some() {
+            return Ok(BlockBytes::Mapped);
+        }
+        let run = &self.run;
+        let bounds = (super::format::RUN_START, run.blocks_end);
+        let start = self.window.fill(&run.file, (place.offset, place.stored_bytes), bounds, direction)?;
+        Ok(BlockBytes::Window(start))
+    }
+
+    /// A compressed block. The one that a search led to is kept in the cache: searches come again. Those that a long walk
+    /// passes would only drive others out.
+    fn decode(&mut self, block: u32, place: &Place, direction: Direction) -> Result<BlockBytes> {
+        if !self.avoids_mapping {
+            let key = BlockKey { file: self.run.file.id(), block };
+            if self.jumped {
+                return self.run.decoded(block, place).map(BlockBytes::Cached);
+            }
+            if let Some(bytes) = self.run.file.memory().cached_block(key) {
+                return Ok(BlockBytes::Cached(bytes));
+            }
+        }
+        let stored = self.stored(place, direction)?;
+        let mut decoded = std::mem::take(&mut self.decoded);
+        let outcome = self.run.decode(place, self.bytes(place, &stored), &mut decoded);
+        self.decoded = decoded;
+        outcome.map(|()| BlockBytes::Decoded)
+    }
+}
