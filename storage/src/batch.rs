@@ -6,6 +6,9 @@ use crate::row::{BATCH_BYTES_MAX, Rows};
 
 pub(crate) const BATCH_HEADER_BYTES: usize = 72;
 
+/// Where a header says that it seals its segment: its last byte that can be other than zero then.
+pub(crate) const SEAL_FLAG_OFFSET: u64 = 68;
+
 /// Batches begin at multiples of this.
 pub(crate) const BATCH_ALIGNMENT: u64 = 8;
 

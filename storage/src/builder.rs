@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::durability::Durability;
 use crate::error::Result;
-use crate::options::{Mapping, Options};
+use crate::options::{LogRetention, Mapping, Options};
 use crate::store::Store;
 
 /// Opens a store with other options than the default ones.
@@ -75,6 +76,20 @@ impl Builder {
     #[must_use]
     pub fn sync_interval(mut self, interval: Duration) -> Builder {
         self.options = self.options.sync_interval(interval);
+        self
+    }
+
+    /// See [`Options::log_retention`].
+    #[must_use]
+    pub fn log_retention(mut self, retention: LogRetention) -> Builder {
+        self.options = self.options.log_retention(retention);
+        self
+    }
+
+    /// See [`Options::clock`].
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Builder {
+        self.options = self.options.clock(clock);
         self
     }
 

@@ -107,6 +107,13 @@ pub enum Error {
         /// The number it is held against.
         expected: u64,
     },
+    /// The entries asked for have left the log, since their rows are in runs and nobody was to keep them longer. The log
+    /// begins with `first`; what was before is only to be had as the store's contents.
+    #[error("the log begins with entry {first}: what was asked for has left it")]
+    Reclaimed {
+        /// The log's first entry.
+        first: crate::position::Sequence,
+    },
     /// A condition of a batch does not hold: a key is not as expected. Nothing was written.
     #[error("the key {} is not as the batch expects it, and nothing was written", key.escape_ascii())]
     Conflict {

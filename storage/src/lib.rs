@@ -50,6 +50,7 @@
 mod batch;
 mod builder;
 mod capture;
+mod changes;
 mod clock;
 mod commit;
 #[allow(dead_code, reason = "the store does not call it yet")]
@@ -99,13 +100,14 @@ mod write;
 
 pub use batch::LogEntries;
 pub use builder::Builder;
+pub use changes::{Change, Changes};
 pub use clock::Clock;
 pub use durability::Durability;
 pub use error::{Error, Result};
 pub use header::StoreId;
 pub use manifest::METADATA_BYTES_MAX;
 pub use memory::MemoryStats;
-pub use options::{CONTROL_HEADROOM_BYTES, Mapping, Options};
+pub use options::{CONTROL_HEADROOM_BYTES, LogRetention, Mapping, Options};
 pub use position::{EpochStart, Position, Sequence};
 pub use range::Range;
 pub use reader::{Readable, Reader};

@@ -31,6 +31,20 @@ pub struct Options {
     pub(crate) sync_interval: Duration,
     pub(crate) mark_idle_after: Option<Duration>,
     pub(crate) clock: Clock,
+    /// `None`: as suits the kind of store.
+    pub(crate) log_retention: Option<LogRetention>,
+}
+
+/// How much of the log is kept once its rows are in runs, for those who read it: followers that lack some of it,
+/// [`crate::Store::changes`]. It leaves in whole segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LogRetention {
+    /// None of it.
+    Nothing,
+    /// The newest, at least so many bytes of it.
+    Bytes(u64),
+    /// All of it.
+    Everything,
 }
 
 /// Which files are mapped into memory, and which are read by system calls.
@@ -58,6 +72,7 @@ impl Default for Options {
             sync_interval: SYNC_INTERVAL,
             mark_idle_after: Some(MARK_IDLE_AFTER),
             clock: Clock::system(),
+            log_retention: None,
         }
     }
 }
@@ -120,6 +135,14 @@ impl Options {
     #[must_use]
     pub fn sync_interval(mut self, interval: Duration) -> Self {
         self.sync_interval = interval;
+        self
+    }
+
+    /// How much of the log is kept once its rows are in runs: by default nothing in a [`crate::Store`], and everything in a
+    /// [`crate::ReplicatedStore`].
+    #[must_use]
+    pub fn log_retention(mut self, retention: LogRetention) -> Self {
+        self.log_retention = Some(retention);
         self
     }
 

@@ -15,6 +15,9 @@
 mod append;
 mod open;
 mod read;
+mod sealed;
+#[cfg(test)]
+mod tests;
 mod truncate;
 
 use std::fmt;
@@ -32,7 +35,7 @@ use crate::lock::Lock;
 use crate::maintenance::{Board, Maintenance};
 use crate::manifest::{Kind, Manifest};
 use crate::memory::Memory;
-use crate::options::Options;
+use crate::options::{LogRetention, Options};
 use crate::pending::Pending;
 use crate::position::{EpochStart, Position, Sequence};
 use crate::reader::Reader;
@@ -41,6 +44,7 @@ use crate::segment::{Chain, Segment};
 
 pub use append::{APPEND_OVERHEAD_BYTES, Need};
 pub use read::Verification;
+pub(crate) use sealed::{Sealed, Trimmer};
 
 /// A store as a log with explicit durability, and an index that advances only over committed entries.
 ///
@@ -87,7 +91,7 @@ pub struct ReplicatedStore {
     _lock: Lock,
     manifest: Manifest,
     /// All but the newest; entries of a segment end where the next one begins.
-    sealed: Vec<Segment>,
+    sealed: Sealed,
     active: Segment,
     chain: Chain,
     durable: Sequence,
@@ -103,6 +107,7 @@ pub struct ReplicatedStore {
     poison: Option<String>,
     /// Every fsync of entries goes through it.
     gate: SyncGate,
+    retention: LogRetention,
     clock: Clock,
     maintenance: Maintenance,
     /// Bytes that a reservation still covers.
@@ -256,11 +261,12 @@ impl ReplicatedStore {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let contents = &self.contents;
+        let (segments, disk_bytes) = self.sealed.totals();
         Stats {
             records: contents.records(),
-            disk_bytes: self.segments().map(|segment| segment.allocated).sum(),
+            disk_bytes: disk_bytes + self.active.allocated,
             live_bytes: contents.live_bytes(),
-            segments: self.segments().count() as u64,
+            segments: segments + 1,
             syncs: self.syncs,
             index_bytes: contents.hash_bytes() + contents.tail_bytes(),
             last: self.last().sequence,
@@ -277,6 +283,13 @@ impl ReplicatedStore {
         self.finish()
     }
 
+    /// What lets go of the log's beginning, from any thread.
+    #[allow(dead_code, reason = "compaction is about to use it")]
+    pub(crate) fn trimmer(&self) -> Trimmer {
+        let (sealed, directory) = (self.sealed.clone(), self.directory.clone());
+        Trimmer { sealed, directory, retention: self.retention }
+    }
+
     /// Where the store's own thread is told what is due.
     pub(crate) fn board(&self) -> Arc<Board> {
         self.maintenance.board()
@@ -289,10 +302,6 @@ impl ReplicatedStore {
     /// Starts the store's own thread.
     pub(crate) fn start_maintenance(&mut self) -> Result<()> {
         self.maintenance.start().map_err(Error::io(&self.directory.path))
-    }
-
-    fn segments(&self) -> impl Iterator<Item = &Segment> {
-        self.sealed.iter().chain(std::iter::once(&self.active))
     }
 
     fn writable(&self) -> Result<()> {

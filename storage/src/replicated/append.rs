@@ -281,9 +281,48 @@ impl ReplicatedStore {
             made => made?,
         };
         let segment = unfinished.publish(&self.contents, &self.memory, self.segment_capacity())?;
+        self.seal(segment.start)?;
+        let first = segment.first();
         let sealed = self.activate(segment);
-        self.sealed.push(sealed);
+        self.sealed.push(sealed, first);
         Ok(())
+    }
+
+    /// Says at the end of the active segment that the log goes on in the one that begins with `next`, which is there
+    /// already. So the loss of the newest segment shows; and what leads from one segment to the next is known
+    /// without reading a whole one. Without room for it, both has to do without.
+    pub(super) fn seal(&mut self, next: Chain) -> Result<()> {
+        if self.active.room() < BATCH_HEADER_BYTES as u64 {
+            return Ok(());
+        }
+        let header = BatchHeader {
+            rows_bytes: 0,
+            count: 0,
+            epoch: next.epoch,
+            first: next.next,
+            previous_durable: next.next.previous(),
+            known_commit: self.known_commit.min(next.next.previous()),
+            log_time_ms: 0,
+            previous_chain: next.link,
+            rows_checksum: 0,
+            seals: true,
+        };
+        let file = self.active.file.clone();
+        let written = file.file().write_at(&header.encode(self.manifest.store_id), self.active.end);
+        written.map_err(Error::io(file.path()))?;
+        self.active.is_sealed = true;
+        self.active.give_back();
+        self.gate.sync(&file)
+    }
+
+    /// Takes back what [`ReplicatedStore::seal`] said, before the next segment is removed.
+    pub(super) fn unseal(&self, segment: &mut Segment) -> Result<()> {
+        if !std::mem::take(&mut segment.is_sealed) {
+            return Ok(());
+        }
+        let written = segment.file.file().write_at(&[0; BATCH_HEADER_BYTES], segment.end);
+        written.map_err(Error::io(segment.file.path()))?;
+        self.gate.sync(&segment.file)
     }
 
     /// How long a segment may become, unless one batch alone is longer.
@@ -301,7 +340,9 @@ impl ReplicatedStore {
         self.proven = self.proven.max(segment.first().previous());
         self.sync_asked = segment.end;
         let mut left = std::mem::replace(&mut self.active, segment);
-        left.give_back();
+        if !left.is_sealed {
+            left.give_back();
+        }
         left
     }
 

@@ -6,20 +6,21 @@ use std::sync::Arc;
 
 use paddock_index::HashIndex;
 
-use super::ReplicatedStore;
 use super::append::segment_capacity;
-use crate::batch::BATCH_HEADER_BYTES;
+use super::{ReplicatedStore, Sealed};
+use crate::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::clock::Expiry;
 use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::durability::SyncGate;
 use crate::error::{Error, Result};
+use crate::files::Catalogue;
 use crate::header::StoreId;
 use crate::lock::Lock;
 use crate::maintenance::Maintenance;
 use crate::manifest::{Kind, Manifest};
 use crate::memory::Memory;
-use crate::options::Options;
+use crate::options::{LogRetention, Options};
 use crate::pending::Pending;
 use crate::position::{EpochStart, Sequence};
 use crate::recovery::{Batch, Recovery, SegmentEnd, Unproven, Walk};
@@ -33,12 +34,15 @@ struct Log<'a> {
     epochs: Vec<EpochStart>,
     pending: Pending,
     torn_bytes: u64,
+    /// Rows of entries up to here are in runs.
+    flushed: Sequence,
 }
 
 impl ReplicatedStore {
     pub(crate) fn open_kind(path: &Path, options: Options, kind: Kind) -> Result<Self> {
         let memory = Memory::new(&options);
-        let Options { segment_bytes, extent_bytes, disk, mark_idle_after, clock, .. } = options;
+        let Options { segment_bytes, extent_bytes, disk, mark_idle_after, clock, log_retention, .. } =
+            options;
         let directory = Directory::prepare(path, disk)?;
         let lock = Lock::take(&directory)?;
         directory.remove_unfinished_segments()?;
@@ -55,7 +59,9 @@ impl ReplicatedStore {
         }
         let contents = Arc::new(Contents::new(HashIndex::new(manifest.store_id.seed())));
         let capacity = segment_capacity(segment_bytes);
-        let (log, active) = Log::read(&directory, manifest.store_id, &contents, &memory, capacity)?;
+        let catalogue = Catalogue::load(&directory, manifest.store_id)?;
+        let segments = open_segments(&directory, &catalogue, &contents, &memory, capacity)?;
+        let (log, active) = Log::read(&directory, &catalogue, &contents, segments)?;
         Manifest::prepare_spare(&directory)?;
         if !created {
             // What was found is served only once it is certain to stay, its names included.
@@ -71,7 +77,7 @@ impl ReplicatedStore {
             extent_bytes,
             _lock: lock,
             manifest,
-            sealed: log.sealed,
+            sealed: Sealed::new(log.sealed, active.first()),
             active,
             chain: log.walk.chain,
             durable: last,
@@ -88,6 +94,10 @@ impl ReplicatedStore {
             recovery,
             poison: None,
             gate: SyncGate::default(),
+            retention: log_retention.unwrap_or(match kind {
+                Kind::Standalone => LogRetention::Nothing,
+                Kind::Replicated => LogRetention::Everything,
+            }),
             clock,
             maintenance: Maintenance::new(mark_idle_after),
             reserved: 0,
@@ -133,42 +143,93 @@ fn random_id() -> StoreId {
     StoreId((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
 }
 
+/// Opens the segments, oldest first. What FILES says to have left the log is removed: a crash came before that.
+fn open_segments(
+    directory: &Directory,
+    catalogue: &Catalogue,
+    contents: &Contents,
+    memory: &Arc<Memory>,
+    capacity: u64,
+) -> Result<Vec<Segment>> {
+    let mut firsts = directory.segments()?;
+    let left = firsts.partition_point(|first| *first < catalogue.log_first);
+    for first in firsts.drain(..left) {
+        let path = directory.segment_path(first);
+        directory.disk.remove(&path).map_err(Error::io(&path))?;
+    }
+    let (Some(first), Some(last)) = (firsts.first(), firsts.last()) else {
+        return Err(Error::corrupt(&directory.log, 0, "the log has no segment, though MANIFEST is there"));
+    };
+    if *first != catalogue.log_first {
+        let what = format!("does not follow entry {}: entries are missing", catalogue.log_first.previous());
+        return Err(Error::corrupt(&directory.segment_path(*first), 32, what));
+    }
+    if *last <= catalogue.flushed {
+        let what = format!("the newest, but FILES says that entry {} was before it", catalogue.flushed);
+        return Err(Error::corrupt(&directory.segment_path(*last), 32, what));
+    }
+    let count = firsts.len();
+    let open = |(number, first)| {
+        // Only the newest one grows.
+        let capacity = if number + 1 == count { capacity } else { 0 };
+        Segment::open(directory, contents, memory, catalogue.store_id, first, capacity)
+    };
+    firsts.into_iter().enumerate().map(open).collect()
+}
+
 impl<'a> Log<'a> {
-    /// Reads the segments in order; the newest is returned for writing.
+    /// Reads the segments in order; the newest is returned for writing. What is flushed is not read: it is enough that
+    /// the end of a segment leads to the next one.
     fn read(
         directory: &Directory,
-        store_id: StoreId,
+        catalogue: &Catalogue,
         contents: &'a Contents,
-        memory: &Arc<Memory>,
-        capacity: u64,
+        mut segments: Vec<Segment>,
     ) -> Result<(Log<'a>, Segment)> {
-        let firsts = directory.segments()?;
-        let mut segments = Vec::with_capacity(firsts.len());
-        for (number, first) in firsts.iter().enumerate() {
-            // Only the newest one grows.
-            let capacity = if number + 1 == firsts.len() { capacity } else { 0 };
-            segments.push(Segment::open(directory, contents, memory, store_id, *first, capacity)?);
-        }
-        let Some(active) = segments.pop() else {
-            return Err(Error::corrupt(
-                &directory.log,
-                0,
-                "the log has no segment, though MANIFEST is there",
-            ));
+        let starts: Vec<Chain> = segments.iter().map(|segment| segment.start).collect();
+        let (Some(active), Some(start)) = (segments.pop(), starts.first()) else {
+            return Err(Error::corrupt(&directory.log, 0, "the log has no segment"));
         };
+        let start = if start.next == Chain::START.next { Chain::START } else { *start };
         let mut log = Log {
             contents,
             sealed: Vec::with_capacity(segments.len()),
-            walk: Walk::new(store_id, Chain::START),
-            epochs: Vec::new(),
+            walk: Walk::new(catalogue.store_id, start),
+            epochs: catalogue.epochs.clone(),
             pending: Pending::default(),
             torn_bytes: 0,
+            flushed: catalogue.flushed,
         };
-        for (segment, next) in segments.into_iter().zip(firsts.iter().skip(1)) {
-            log.read_sealed(segment, *next)?;
+        log.walk.known_commit = catalogue.flushed;
+        if catalogue.flushed > Sequence(0) {
+            contents.set_applied(catalogue.flushed);
+        }
+        for (segment, next) in segments.into_iter().zip(starts.iter().skip(1)) {
+            log.take_sealed(segment, *next)?;
         }
         let active = log.read_active(active)?;
         Ok((log, active))
+    }
+
+    fn take_sealed(&mut self, mut segment: Segment, next: Chain) -> Result<()> {
+        let seal = segment.find_seal(self.walk.store_id())?;
+        let leads_on = |header: &BatchHeader| {
+            header.first == next.next && header.previous_chain == next.link && header.epoch == next.epoch
+        };
+        match &seal {
+            Some((_, header)) if next.next.previous() <= self.flushed && leads_on(header) => {
+                self.walk.skip(&segment, next)?;
+                segment.end = segment.allocated;
+                self.sealed.push(segment);
+            }
+            _ => self.read_sealed(segment, next.next)?,
+        }
+        // What a cut left behind the last entry that counts ends before the seal, too.
+        if let (Some(segment), Some((offset, _))) = (self.sealed.last_mut(), seal) {
+            segment.end = offset;
+            segment.is_sealed = true;
+        }
+        Ok(())
     }
 
     fn read_sealed(&mut self, mut segment: Segment, next: Sequence) -> Result<()> {
@@ -197,7 +258,7 @@ impl<'a> Log<'a> {
         limit: Option<Sequence>,
         unproven: &mut Unproven,
     ) -> Result<SegmentEnd> {
-        let Log { walk, epochs, pending, contents, .. } = self;
+        let Log { walk, epochs, pending, contents, flushed, .. } = self;
         let (handle, mut marks) = (segment.handle, Vec::new());
         let end = walk.segment(segment, limit, |batch: &Batch, walk: &Walk| {
             unproven.note(batch, walk.proven);
@@ -206,6 +267,9 @@ impl<'a> Log<'a> {
                 if epochs.last().is_none_or(|last: &EpochStart| last.epoch < batch.header.epoch) {
                     epochs.push(EpochStart { epoch: batch.header.epoch, first: batch.header.first });
                 }
+            }
+            if batch.header.first <= *flushed {
+                return;
             }
             let rows_offset = batch.offset + BATCH_HEADER_BYTES as u64;
             pending.push(handle, rows_offset, batch.header.first, batch.rows.encoded(), batch.rows.count());
