@@ -8,7 +8,8 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::durability::Durability;
 use crate::error::Result;
-use crate::options::{LogRetention, Mapping, Options};
+use crate::options::{Mapping, Options};
+use crate::replicated::LogRetention;
 use crate::store::Store;
 
 /// Opens a store with other options than the default ones.
@@ -151,6 +152,14 @@ impl Builder {
     }
 
     /// See [`Options::log_retention`].
+    ///
+    /// ```
+    /// use paddock_storage::{LogRetention, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).log_retention(LogRetention::Bytes(1 << 30)).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn log_retention(mut self, retention: LogRetention) -> Builder {
         self.options = self.options.log_retention(retention);

@@ -36,6 +36,12 @@ pub enum Error {
         /// What is wrong there.
         what: String,
     },
+    /// There is no store in the directory, and this call does not make one.
+    #[error("{}: no store: there is no MANIFEST in it", path.display())]
+    NotAStore {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The store is open already, here or in another process.
     #[error("{}: the store is open already, here or in another process", path.display())]
     Locked {
@@ -107,18 +113,17 @@ pub enum Error {
         /// The number it is held against.
         expected: u64,
     },
-    /// The entries asked for have left the log, since their rows are in runs and nobody was to keep them longer. The log
-    /// begins with `first`; what was before is only to be had as the store's contents.
-    #[error("the log begins with entry {first}: what was asked for has left it")]
-    Reclaimed {
-        /// The log's first entry.
-        first: crate::position::Sequence,
-    },
     /// A condition of a batch does not hold: a key is not as expected. Nothing was written.
     #[error("the key {} is not as the batch expects it, and nothing was written", key.escape_ascii())]
     Conflict {
         /// The key.
         key: bytes::Bytes,
+    },
+    /// The log does not reach back that far: what lies before `first` was flushed to runs, and its segments are gone.
+    #[error("the log begins with entry {first}, what was before it has been reclaimed")]
+    Reclaimed {
+        /// The first entry that the log still has.
+        first: u64,
     },
     /// The store was closed through another of its handles.
     #[error("the store is closed")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::disk::{Disk, SystemDisk};
 use crate::durability::Durability;
+use crate::replicated::LogRetention;
 
 /// Room that growth leaves free in the log for what must go on when the disk is full: deletes and markers.
 pub const CONTROL_HEADROOM_BYTES: u64 = 256 << 10;
@@ -31,20 +32,8 @@ pub struct Options {
     pub(crate) sync_interval: Duration,
     pub(crate) mark_idle_after: Option<Duration>,
     pub(crate) clock: Clock,
-    /// `None`: as suits the kind of store.
+    /// `None`: what suits the kind of store.
     pub(crate) log_retention: Option<LogRetention>,
-}
-
-/// How much of the log is kept once its rows are in runs, for those who read it: followers that lack some of it,
-/// [`crate::Store::changes`]. It leaves in whole segments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LogRetention {
-    /// None of it.
-    Nothing,
-    /// The newest, at least so many bytes of it.
-    Bytes(u64),
-    /// All of it.
-    Everything,
 }
 
 /// Which files are mapped into memory, and which are read by system calls.
@@ -148,6 +137,23 @@ impl Options {
         self
     }
 
+    /// How much of the log stays after its rows were flushed to runs: by default nothing in a [`crate::Store`], and everything in a
+    /// [`crate::ReplicatedStore`], whose followers read it.
+    ///
+    /// ```
+    /// use paddock_storage::{LogRetention, Options, ReplicatedStore};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let options = Options::new().log_retention(LogRetention::Bytes(1 << 30));
+    /// let store = ReplicatedStore::open(directory.path(), options)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn log_retention(mut self, retention: LogRetention) -> Self {
+        self.log_retention = Some(retention);
+        self
+    }
+
     /// Another disk than the operating system's.
     ///
     /// ```
@@ -191,14 +197,6 @@ impl Options {
     #[must_use]
     pub fn sync_interval(mut self, interval: Duration) -> Self {
         self.sync_interval = interval;
-        self
-    }
-
-    /// How much of the log is kept once its rows are in runs: by default nothing in a [`crate::Store`], and everything in a
-    /// [`crate::ReplicatedStore`].
-    #[must_use]
-    pub fn log_retention(mut self, retention: LogRetention) -> Self {
-        self.log_retention = Some(retention);
         self
     }
 

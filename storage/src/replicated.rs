@@ -15,7 +15,7 @@
 mod append;
 mod open;
 mod read;
-mod sealed;
+mod release;
 #[cfg(test)]
 mod tests;
 mod truncate;
@@ -24,18 +24,21 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::batch::LogEntries;
 use crate::clock::{Clock, Expiry};
 use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::durability::SyncGate;
 use crate::error::{Error, Result};
+use crate::files::Catalogue;
 use crate::header::StoreId;
 use crate::lock::Lock;
 use crate::maintenance::{Board, Maintenance};
 use crate::manifest::{Kind, Manifest};
 use crate::memory::Memory;
-use crate::options::{LogRetention, Options};
+use crate::options::Options;
 use crate::pending::Pending;
 use crate::position::{EpochStart, Position, Sequence};
 use crate::reader::Reader;
@@ -44,7 +47,7 @@ use crate::segment::{Chain, Segment};
 
 pub use append::{APPEND_OVERHEAD_BYTES, Need};
 pub use read::Verification;
-pub(crate) use sealed::{Sealed, Trimmer};
+pub use release::LogRetention;
 
 /// A store as a log with explicit durability, and an index that advances only over committed entries.
 ///
@@ -90,7 +93,7 @@ pub struct ReplicatedStore {
     _lock: Lock,
     manifest: Manifest,
     /// All but the newest; entries of a segment end where the next one begins.
-    sealed: Sealed,
+    sealed: Vec<Segment>,
     active: Segment,
     chain: Chain,
     durable: Sequence,
@@ -100,13 +103,17 @@ pub struct ReplicatedStore {
     epochs: Vec<EpochStart>,
     pending: Pending,
     contents: Arc<Contents>,
+    log_retention: LogRetention,
+    /// What was settled when segments were last let go.
+    released: Sequence,
+    /// Which runs there are. Held by whoever changes FILES.
+    catalogue: Arc<Mutex<Catalogue>>,
     memory: Arc<Memory>,
     expiry: Expiry,
     recovery: Recovery,
     poison: Option<String>,
     /// Every fsync of entries goes through it.
     gate: SyncGate,
-    retention: LogRetention,
     clock: Clock,
     maintenance: Maintenance,
     /// Bytes that a reservation still covers.
@@ -254,6 +261,21 @@ impl ReplicatedStore {
         self.durable
     }
 
+    /// The first entry that the log still has: see [`Error::Reclaimed`].
+    ///
+    /// ```
+    /// use paddock_storage::{Options, ReplicatedStore, Sequence};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert_eq!(store.log_first(), Sequence(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn log_first(&self) -> Sequence {
+        self.segments().next().map_or(self.chain.next, Segment::first)
+    }
+
     /// Everything up to here is in the index. After opening: the smaller of `known_commit()` and `last()`.
     ///
     /// ```
@@ -342,6 +364,10 @@ impl ReplicatedStore {
             return Err(Error::Misplaced { what, actual: through.0, expected: last.0 });
         }
         self.pending.apply(through, &self.contents);
+        if self.contents.settled() > self.released {
+            self.released = self.contents.settled();
+            self.release_log()?;
+        }
         self.known_commit = self.known_commit.max(through);
         Ok(())
     }
@@ -411,12 +437,11 @@ impl ReplicatedStore {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let contents = &self.contents;
-        let (segments, disk_bytes) = self.sealed.totals();
         Stats {
             records: contents.records(),
-            disk_bytes: disk_bytes + self.active.allocated,
+            disk_bytes: self.segments().map(|segment| segment.allocated).sum(),
             live_bytes: contents.live_bytes(),
-            segments: segments + 1,
+            segments: self.segments().count() as u64,
             syncs: self.syncs,
             index_bytes: contents.hash_bytes() + contents.tail_bytes(),
             last: self.last().sequence,
@@ -445,13 +470,6 @@ impl ReplicatedStore {
         self.finish()
     }
 
-    /// What lets go of the log's beginning, from any thread.
-    #[allow(dead_code, reason = "compaction is about to use it")]
-    pub(crate) fn trimmer(&self) -> Trimmer {
-        let (sealed, directory) = (self.sealed.clone(), self.directory.clone());
-        Trimmer { sealed, directory, retention: self.retention }
-    }
-
     /// Where the store's own thread is told what is due.
     pub(crate) fn board(&self) -> Arc<Board> {
         self.maintenance.board()
@@ -464,6 +482,10 @@ impl ReplicatedStore {
     /// Starts the store's own thread.
     pub(crate) fn start_maintenance(&mut self) -> Result<()> {
         self.maintenance.start().map_err(Error::io(&self.directory.path))
+    }
+
+    fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.sealed.iter().chain(std::iter::once(&self.active))
     }
 
     fn writable(&self) -> Result<()> {

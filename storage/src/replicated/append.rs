@@ -4,6 +4,7 @@ use super::{ReplicatedStore, is_control};
 use crate::batch::{BATCH_ALIGNMENT, BATCH_HEADER_BYTES, BatchHeader, LogEntries, batch_bytes};
 use crate::durability::SyncTicket;
 use crate::error::{Error, Result};
+use crate::index_checkpoint::{When, write_if_due};
 use crate::options::CONTROL_HEADROOM_BYTES;
 use crate::position::Sequence;
 use crate::row::{BATCH_BYTES_MAX, Rows};
@@ -329,9 +330,8 @@ impl ReplicatedStore {
         };
         let segment = unfinished.publish(&self.contents, &self.memory, self.segment_capacity())?;
         self.seal(segment.start)?;
-        let first = segment.first();
         let sealed = self.activate(segment);
-        self.sealed.push(sealed, first);
+        self.sealed.push(sealed);
         Ok(())
     }
 
@@ -409,6 +409,8 @@ impl ReplicatedStore {
             self.poisoning(cut)?;
             self.active.allocated = kept;
         }
+        // A help for the next opening, which does without where it fails.
+        let _ = write_if_due(&self.directory, self.manifest.store_id, &self.contents, When::Closing);
         Ok(())
     }
 

@@ -4,10 +4,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 
-use paddock_index::HashIndex;
+use parking_lot::Mutex;
 
 use super::append::segment_capacity;
-use super::{ReplicatedStore, Sealed};
+use super::{LogRetention, ReplicatedStore};
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::clock::Expiry;
 use crate::contents::Contents;
@@ -16,26 +16,28 @@ use crate::durability::SyncGate;
 use crate::error::{Error, Result};
 use crate::files::Catalogue;
 use crate::header::StoreId;
+use crate::index_checkpoint::Checkpoint;
+use crate::loading;
 use crate::lock::Lock;
 use crate::maintenance::Maintenance;
 use crate::manifest::{Kind, Manifest};
 use crate::memory::Memory;
-use crate::options::{LogRetention, Options};
+use crate::options::Options;
 use crate::pending::Pending;
 use crate::position::{EpochStart, Sequence};
 use crate::recovery::{Batch, Recovery, SegmentEnd, Unproven, Walk};
 use crate::segment::{Chain, SEGMENT_START, Segment};
 
 /// What the log holds, read front to back.
-struct Log<'a> {
-    contents: &'a Contents,
+struct Log {
+    contents: Arc<Contents>,
+    /// What is in runs already.
+    flushed: Sequence,
     sealed: Vec<Segment>,
     walk: Walk,
     epochs: Vec<EpochStart>,
     pending: Pending,
     torn_bytes: u64,
-    /// Rows of entries up to here are in runs.
-    flushed: Sequence,
 }
 
 impl ReplicatedStore {
@@ -57,11 +59,21 @@ impl ReplicatedStore {
             let path = directory.manifest_path();
             return Err(Error::WrongKind { path, found: manifest.kind.name(), wanted: kind.name() });
         }
-        let contents = Arc::new(Contents::new(HashIndex::new(manifest.store_id.seed())));
-        let capacity = segment_capacity(segment_bytes);
         let catalogue = Catalogue::load(&directory, manifest.store_id)?;
-        let segments = open_segments(&directory, &catalogue, &contents, &memory, capacity)?;
-        let (log, active) = Log::read(&directory, &catalogue, &contents, segments)?;
+        catalogue.check_files(&directory)?;
+        catalogue.remove_leftovers(&directory)?;
+        let capacity = segment_capacity(segment_bytes);
+        let mut checkpoint = Checkpoint::newest(&directory, manifest.store_id)?;
+        let (contents, (log, active)) = loop {
+            let opened = open_contents(&directory, &catalogue, &memory, checkpoint.as_ref(), capacity)?;
+            match &checkpoint {
+                // The index was ahead of the log: see index_checkpoint.rs.
+                Some(checkpoint) if opened.1.0.walk.chain.next <= checkpoint.applied => {}
+                _ => break opened,
+            }
+            checkpoint = None;
+            directory.remove_checkpoints_but(None)?;
+        };
         Manifest::prepare_spare(&directory)?;
         if !created {
             // What was found is served only once it is certain to stay, its names included.
@@ -70,14 +82,15 @@ impl ReplicatedStore {
             directory.sync()?;
         }
         let (last, active_end) = (log.walk.chain.next.previous(), active.end);
-        let recovery = Recovery { created, entries: last.0, torn_bytes: log.torn_bytes };
+        let entries = last.0 - catalogue.log_first.previous().0;
+        let recovery = Recovery { created, entries, torn_bytes: log.torn_bytes };
         Ok(ReplicatedStore {
             directory,
             segment_bytes,
             extent_bytes,
             _lock: lock,
             manifest,
-            sealed: Sealed::new(log.sealed, active.first()),
+            sealed: log.sealed,
             active,
             chain: log.walk.chain,
             durable: last,
@@ -85,7 +98,13 @@ impl ReplicatedStore {
             known_commit: log.walk.known_commit.min(last),
             epochs: log.epochs,
             pending: log.pending,
-            contents: contents.clone(),
+            contents,
+            log_retention: log_retention.unwrap_or(match kind {
+                Kind::Standalone => LogRetention::Nothing,
+                Kind::Replicated => LogRetention::Everything,
+            }),
+            released: Sequence(0),
+            catalogue: Arc::new(Mutex::new(catalogue)),
             expiry: match kind {
                 Kind::Standalone => Expiry::Now(clock.clone()),
                 Kind::Replicated => Expiry::Never,
@@ -94,10 +113,6 @@ impl ReplicatedStore {
             recovery,
             poison: None,
             gate: SyncGate::default(),
-            retention: log_retention.unwrap_or(match kind {
-                Kind::Standalone => LogRetention::Nothing,
-                Kind::Replicated => LogRetention::Everything,
-            }),
             clock,
             maintenance: Maintenance::new(mark_idle_after),
             reserved: 0,
@@ -107,6 +122,28 @@ impl ReplicatedStore {
             buffer: Vec::new(),
         })
     }
+}
+
+/// The runs, the index, and what is in the log beyond them.
+fn open_contents(
+    directory: &Directory,
+    catalogue: &Catalogue,
+    memory: &Arc<Memory>,
+    checkpoint: Option<&Checkpoint>,
+    capacity: u64,
+) -> Result<(Arc<Contents>, (Log, Segment))> {
+    let contents = match loading::load(directory, catalogue, memory, checkpoint) {
+        // A checkpoint that is damaged further in is none.
+        Err(Error::Corrupt { .. }) if checkpoint.is_some() => {
+            loading::load(directory, catalogue, memory, None)
+        }
+        loaded => loaded,
+    };
+    let contents = Arc::new(contents?);
+    contents.set_applied(catalogue.flushed);
+    contents.set_settled(catalogue.flushed);
+    let log = Log::read(directory, catalogue, &contents, memory, capacity)?;
+    Ok((contents, log))
 }
 
 /// Makes a new store: the manifest comes last, so that a store with one is whole.
@@ -129,6 +166,22 @@ fn create(directory: &Directory, lock: &Lock, kind: Kind) -> Result<Manifest> {
     Ok(manifest)
 }
 
+/// The first sequences of the segments that count, ascending. Those before are removed: FILES said that they may go, and then
+/// the process ended.
+fn live_segments(directory: &Directory, log_first: Sequence) -> Result<Vec<Sequence>> {
+    let (gone, live): (Vec<_>, Vec<_>) =
+        directory.segments()?.into_iter().partition(|first| *first < log_first);
+    if live.first().is_some_and(|first| *first != log_first) {
+        let path = directory.segment_path(log_first);
+        return Err(Error::corrupt(&path, 0, "the log's oldest segment is missing"));
+    }
+    for first in gone {
+        let path = directory.segment_path(first);
+        directory.disk.remove(&path).map_err(Error::io(&path))?;
+    }
+    Ok(live)
+}
+
 /// Whether a segment is as short as a new store's. It grows only once there is a manifest, so anything longer was in use;
 /// and what lies there may be somebody's whole log, or no log at all: it is not read to find out.
 fn holds_nothing(directory: &Directory, first: Sequence) -> Result<bool> {
@@ -143,75 +196,56 @@ fn random_id() -> StoreId {
     StoreId((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
 }
 
-/// Opens the segments, oldest first. What FILES says to have left the log is removed: a crash came before that.
-fn open_segments(
-    directory: &Directory,
-    catalogue: &Catalogue,
-    contents: &Contents,
-    memory: &Arc<Memory>,
-    capacity: u64,
-) -> Result<Vec<Segment>> {
-    let mut firsts = directory.segments()?;
-    let left = firsts.partition_point(|first| *first < catalogue.log_first);
-    for first in firsts.drain(..left) {
-        let path = directory.segment_path(first);
-        directory.disk.remove(&path).map_err(Error::io(&path))?;
-    }
-    let (Some(first), Some(last)) = (firsts.first(), firsts.last()) else {
-        return Err(Error::corrupt(&directory.log, 0, "the log has no segment, though MANIFEST is there"));
-    };
-    if *first != catalogue.log_first {
-        let what = format!("does not follow entry {}: entries are missing", catalogue.log_first.previous());
-        return Err(Error::corrupt(&directory.segment_path(*first), 32, what));
-    }
-    if *last <= catalogue.flushed {
-        let what = format!("the newest, but FILES says that entry {} was before it", catalogue.flushed);
-        return Err(Error::corrupt(&directory.segment_path(*last), 32, what));
-    }
-    let count = firsts.len();
-    let open = |(number, first)| {
-        // Only the newest one grows.
-        let capacity = if number + 1 == count { capacity } else { 0 };
-        Segment::open(directory, contents, memory, catalogue.store_id, first, capacity)
-    };
-    firsts.into_iter().enumerate().map(open).collect()
-}
-
-impl<'a> Log<'a> {
-    /// Reads the segments in order; the newest is returned for writing. What is flushed is not read: it is enough that
-    /// the end of a segment leads to the next one.
+impl Log {
+    /// Reads the segments in order; the newest is returned for writing.
     fn read(
         directory: &Directory,
         catalogue: &Catalogue,
-        contents: &'a Contents,
-        mut segments: Vec<Segment>,
-    ) -> Result<(Log<'a>, Segment)> {
-        let starts: Vec<Chain> = segments.iter().map(|segment| segment.start).collect();
-        let (Some(active), Some(start)) = (segments.pop(), starts.first()) else {
-            return Err(Error::corrupt(&directory.log, 0, "the log has no segment"));
+        contents: &Arc<Contents>,
+        memory: &Arc<Memory>,
+        capacity: u64,
+    ) -> Result<(Log, Segment)> {
+        let firsts = live_segments(directory, catalogue.log_first)?;
+        let mut segments = Vec::with_capacity(firsts.len());
+        for (number, first) in firsts.iter().enumerate() {
+            // Only the newest one grows.
+            let capacity = if number + 1 == firsts.len() { capacity } else { 0 };
+            segments.push(Segment::open(directory, contents, memory, catalogue.store_id, *first, capacity)?);
+        }
+        let start = segments.first().map(|oldest| oldest.start);
+        let (Some(active), Some(start)) = (segments.pop(), start) else {
+            return Err(Error::corrupt(
+                &directory.log,
+                0,
+                "the log has no segment, though MANIFEST is there",
+            ));
         };
-        let start = if start.next == Chain::START.next { Chain::START } else { *start };
         let mut log = Log {
-            contents,
+            contents: contents.clone(),
+            flushed: catalogue.flushed,
             sealed: Vec::with_capacity(segments.len()),
             walk: Walk::new(catalogue.store_id, start),
             epochs: catalogue.epochs.clone(),
             pending: Pending::default(),
             torn_bytes: 0,
-            flushed: catalogue.flushed,
         };
         log.walk.known_commit = catalogue.flushed;
-        if catalogue.flushed > Sequence(0) {
-            contents.set_applied(catalogue.flushed);
-        }
-        for (segment, next) in segments.into_iter().zip(starts.iter().skip(1)) {
-            log.take_sealed(segment, *next)?;
+        let starts: Vec<Chain> =
+            segments.iter().skip(1).chain([&active]).map(|segment| segment.start).collect();
+        for (segment, next) in segments.into_iter().zip(starts) {
+            log.take_sealed(segment, next)?;
         }
         let active = log.read_active(active)?;
+        if log.walk.chain.next <= catalogue.flushed {
+            let what = format!("the log ends before entry {}, which was flushed", catalogue.flushed);
+            return Err(Error::corrupt(active.file.path(), active.end, what));
+        }
         Ok((log, active))
     }
 
-    fn take_sealed(&mut self, mut segment: Segment, next: Chain) -> Result<()> {
+    /// What was flushed is not read, if the segment's seal leads to the next one: it is in runs, and whoever wants it from
+    /// the log verifies it then.
+    fn take_sealed(&mut self, segment: Segment, next: Chain) -> Result<()> {
         let seal = segment.find_seal(self.walk.store_id())?;
         let leads_on = |header: &BatchHeader| {
             header.first == next.next && header.previous_chain == next.link && header.epoch == next.epoch
@@ -219,7 +253,6 @@ impl<'a> Log<'a> {
         match &seal {
             Some((_, header)) if next.next.previous() <= self.flushed && leads_on(header) => {
                 self.walk.skip(&segment, next)?;
-                segment.end = segment.allocated;
                 self.sealed.push(segment);
             }
             _ => self.read_sealed(segment, next.next)?,
@@ -268,11 +301,9 @@ impl<'a> Log<'a> {
                     epochs.push(EpochStart { epoch: batch.header.epoch, first: batch.header.first });
                 }
             }
-            if batch.header.first <= *flushed {
-                return;
-            }
             let rows_offset = batch.offset + BATCH_HEADER_BYTES as u64;
             pending.push(handle, rows_offset, batch.header.first, batch.rows.encoded(), batch.rows.count());
+            pending.skip_through(*flushed);
             pending.apply(walk.known_commit, contents);
         })?;
         for (first, offset) in marks {

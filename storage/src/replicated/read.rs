@@ -7,7 +7,7 @@ use crate::header::StoreId;
 use crate::position::Sequence;
 use crate::recovery::Walk;
 use crate::row::{Rows, StampedRows};
-use crate::segment::{Chain, Segment};
+use crate::segment::Segment;
 use crate::window::Window;
 
 /// What verifying a store read.
@@ -22,6 +22,10 @@ pub struct Verification {
     pub entries: u64,
     /// Bytes of encoded rows.
     pub rows_bytes: u64,
+    /// Files of runs.
+    pub run_files: u64,
+    /// Rows in runs.
+    pub run_rows: u64,
 }
 
 impl ReplicatedStore {
@@ -42,7 +46,7 @@ impl ReplicatedStore {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Reclaimed`]: the log no longer goes back so far; [`Error::Io`], [`Error::Corrupt`].
+    /// [`Error::Reclaimed`] when the log begins after the first of them; [`Error::Io`], [`Error::Corrupt`].
     pub fn read_log(&self, after: Sequence, bytes_max: usize) -> Result<Vec<LogEntries>> {
         let mut found = Found { entries: Vec::new(), bytes: 0, bytes_max };
         let mut next = after.next();
@@ -57,12 +61,6 @@ impl ReplicatedStore {
         Ok(found.entries)
     }
 
-    /// The log's first entry: what was before has left it. As long as nothing has, 1.
-    #[must_use]
-    pub fn log_first(&self) -> Sequence {
-        self.sealed.log_first()
-    }
-
     /// Where durable and applied entries from `next` on can be read, without the store: for others, beside its owner.
     pub(crate) fn log_piece(&self, next: Sequence) -> Result<Option<LogPiece>> {
         self.check_kept(next)?;
@@ -73,10 +71,10 @@ impl ReplicatedStore {
 
     fn check_kept(&self, next: Sequence) -> Result<()> {
         let first = self.log_first();
-        if next < first { Err(Error::Reclaimed { first }) } else { Ok(()) }
+        if next < first { Err(Error::Reclaimed { first: first.0 }) } else { Ok(()) }
     }
 
-    /// Reads the whole log again and verifies every checksum, sequence and link of it.
+    /// Reads the whole log and all runs again, and verifies every checksum, sequence and link.
     ///
     /// ```
     /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
@@ -94,12 +92,9 @@ impl ReplicatedStore {
     /// [`Error::Corrupt`] names the first damaged place; [`Error::Io`].
     pub fn verify(&self) -> Result<Verification> {
         let mut verification = Verification::default();
-        let mut segments = self.sealed.list();
-        segments.push((self.active.clone(), self.chain.next));
-        let start = segments.first().map_or(Chain::START, |(segment, _)| segment.start);
-        let mut walk = Walk::new(self.manifest.store_id, start);
-        for (segment, limit) in &segments {
-            let end = walk.segment(segment, Some(*limit), |batch, _| {
+        let mut walk = Walk::new(self.manifest.store_id, self.oldest().start);
+        for (segment, limit) in self.segments_with_limits() {
+            let end = walk.segment(segment, Some(limit), |batch, _| {
                 verification.batches += 1;
                 verification.entries += u64::from(batch.rows.count());
                 verification.rows_bytes += batch.rows.encoded_bytes() as u64;
@@ -109,13 +104,34 @@ impl ReplicatedStore {
             }
             verification.segments += 1;
         }
+        for file in self.contents.view().runs.iter().flat_map(|run| &run.files) {
+            file.run.verify()?;
+            verification.run_files += 1;
+            verification.run_rows += file.run.summary().statistics.rows;
+        }
         Ok(verification)
     }
 
-    /// The segment that an entry is in, or would be, and where its entries end.
+    fn oldest(&self) -> &Segment {
+        self.sealed.first().unwrap_or(&self.active)
+    }
+
+    /// The segments, and where the entries of each end.
+    fn segments_with_limits(&self) -> impl Iterator<Item = (&Segment, Sequence)> {
+        let limits = self.segments().skip(1).map(Segment::first).chain([self.chain.next]);
+        self.segments().zip(limits)
+    }
+
+    /// The segment that an entry is in, or would be, as it is now; and where its entries end.
     pub(super) fn segment_of(&self, sequence: Sequence) -> (Segment, Sequence) {
-        let sealed = self.sealed.holding(sequence);
-        sealed.unwrap_or_else(|| (self.active.clone(), self.chain.next))
+        let after = self.sealed.partition_point(|segment| segment.first() <= sequence);
+        match after.checked_sub(1).map(|at| &self.sealed[at]) {
+            Some(segment) if sequence < self.active.first() => {
+                let next = self.sealed.get(after).unwrap_or(&self.active);
+                (segment.clone(), next.first())
+            }
+            _ => (self.active.clone(), self.chain.next),
+        }
     }
 }
 

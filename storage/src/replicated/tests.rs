@@ -8,9 +8,9 @@ use super::ReplicatedStore;
 use crate::batch::LogEntries;
 use crate::disk::{Fault, FaultyDisk, Unsynced};
 use crate::error::{Error, Result};
-use crate::files::Catalogue;
-use crate::options::{LogRetention, Options};
+use crate::options::Options;
 use crate::position::Sequence;
+use crate::replicated::LogRetention;
 use crate::row::RowsBuilder;
 
 const STORE: &str = "/data/store";
@@ -56,12 +56,19 @@ fn segment_path(first: u64) -> PathBuf {
     Path::new(STORE).join(format!("log/{first:020}.log"))
 }
 
-/// A catalogue as if everything up to here were in runs.
-fn catalogue(store: &ReplicatedStore, flushed: u64) -> Catalogue {
-    let mut catalogue = Catalogue::load(&store.directory, store.store_id()).unwrap();
+/// Says in FILES that everything up to here is in runs.
+fn note_flushed(store: &ReplicatedStore, flushed: u64) {
+    let mut catalogue = store.catalogue.lock();
     catalogue.flushed = Sequence(flushed);
     catalogue.epochs = store.epochs().iter().filter(|start| start.first.0 <= flushed).copied().collect();
-    catalogue
+    catalogue.replace(&store.directory).unwrap();
+}
+
+/// The same, and lets the log's beginning go.
+fn flush(store: &mut ReplicatedStore, flushed: u64) -> Result<()> {
+    note_flushed(store, flushed);
+    store.contents.set_settled(Sequence(flushed));
+    store.release_log()
 }
 
 fn sequences(store: &ReplicatedStore, after: u64) -> Result<Vec<u64>> {
@@ -72,16 +79,14 @@ fn sequences(store: &ReplicatedStore, after: u64) -> Result<Vec<u64>> {
 #[test]
 fn the_log_begins_where_files_says() {
     let disk = FaultyDisk::new();
-    let store = filled(&disk);
+    let mut store = filled(&disk);
     let epochs = store.epochs().to_vec();
-    let mut catalogue = catalogue(&store, 6);
-    assert_eq!(store.trimmer().trim(&mut catalogue, &store.contents).unwrap(), 3);
-    assert_eq!((catalogue.log_first, store.log_first()), (Sequence(7), Sequence(7)));
+    flush(&mut store, 6).unwrap();
+    assert_eq!(store.log_first(), Sequence(7));
     assert_eq!(segments(&disk), [7, 9, 11]);
 
     let check = |store: &ReplicatedStore| {
-        let reclaimed =
-            |after| matches!(sequences(store, after), Err(Error::Reclaimed { first: Sequence(7) }));
+        let reclaimed = |after| matches!(sequences(store, after), Err(Error::Reclaimed { first: 7 }));
         assert!(reclaimed(0) && reclaimed(5) && !reclaimed(6));
         assert_eq!(sequences(store, 6).unwrap(), [7, 8, 9, 10, 11]);
         assert_eq!(store.epochs(), epochs);
@@ -105,15 +110,14 @@ fn what_is_retained_stays() {
     for (retention, first) in [
         (LogRetention::Nothing, 9),
         (LogRetention::Bytes(1), 9),
-        (LogRetention::Bytes(6_000), 7),
+        (LogRetention::Bytes(272 << 10), 7),
         (LogRetention::Bytes(1 << 30), 1),
         (LogRetention::Everything, 1),
     ] {
         let disk = FaultyDisk::new();
         drop(filled(&disk));
-        let store = open_keeping(&disk, retention).unwrap();
-        let mut catalogue = catalogue(&store, 9);
-        store.trimmer().trim(&mut catalogue, &store.contents).unwrap();
+        let mut store = open_keeping(&disk, retention).unwrap();
+        flush(&mut store, 9).unwrap();
         assert_eq!(store.log_first(), Sequence(first), "{retention:?}");
         assert_eq!(segments(&disk)[0], first);
     }
@@ -126,12 +130,12 @@ fn letting_go_of_the_beginning_is_crash_safe() {
     for call in 1.. {
         for unsynced in [Unsynced::Lost, Unsynced::Kept, Unsynced::Torn { seed: call }] {
             let disk = FaultyDisk::new();
-            let store = filled(&disk);
-            let mut catalogue = catalogue(&store, 8);
-            catalogue.replace(&store.directory).unwrap();
+            let mut store = filled(&disk);
+            note_flushed(&store, 8);
+            store.contents.set_settled(Sequence(8));
             let fault = Fault { call: disk.calls() + call, kind: std::io::ErrorKind::Other, lasting: true };
             disk.set_fault(Some(fault));
-            let outcome = store.trimmer().trim(&mut catalogue, &store.contents);
+            let outcome = store.release_log();
             drop(store);
             disk.crash(unsynced);
             let store = open(&disk).unwrap();
@@ -152,8 +156,7 @@ fn letting_go_of_the_beginning_is_crash_safe() {
 fn opening_skips_what_is_flushed() {
     let disk = FaultyDisk::new();
     let store = filled(&disk);
-    let mut catalogue = catalogue(&store, 6);
-    catalogue.replace(&store.directory).unwrap();
+    note_flushed(&store, 6);
     drop(store);
     let mut bytes = disk.bytes(&segment_path(3)).unwrap();
     bytes[300] ^= 1;
@@ -183,8 +186,7 @@ fn a_lost_segment_shows() {
         for lost in [1, 3, 5, 7, 9, 11] {
             let disk = FaultyDisk::new();
             let store = filled(&disk);
-            let mut catalogue = catalogue(&store, flushed);
-            catalogue.replace(&store.directory).unwrap();
+            note_flushed(&store, flushed);
             drop(store);
             disk.remove_durably(&segment_path(lost));
             let opened = open(&disk);

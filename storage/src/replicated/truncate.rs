@@ -100,7 +100,7 @@ impl ReplicatedStore {
         while self.active.first() > first {
             let Some(mut older) = self.sealed.pop() else { break };
             if let Err(error) = self.remove_active(&mut older) {
-                self.sealed.push(older, self.active.first());
+                self.sealed.push(older);
                 return Err(error);
             }
             let removed = std::mem::replace(&mut self.active, older);
@@ -115,7 +115,7 @@ impl ReplicatedStore {
         if older.first() == first {
             self.contents.files().remove(older.handle);
         } else {
-            self.sealed.push(older, first);
+            self.sealed.push(older);
         }
         Ok(())
     }
