@@ -8,6 +8,7 @@ use super::report::{Report, SegmentReport, TornTail, Verified};
 use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
+use crate::file_table::Files;
 use crate::files::Catalogue;
 use crate::header::FORMAT;
 use crate::manifest::Manifest;
@@ -60,7 +61,7 @@ pub(super) fn survey(
     }
     let begins = catalogue.as_ref().map(|catalogue| catalogue.log_first);
     // Nothing is looked up here: segments only have to be entered somewhere.
-    let contents = Contents::new(HashIndex::new(0));
+    let contents = Contents::new(Files::default(), HashIndex::new(0));
     LogSurvey { directory, manifest, depth, contents, memory: &memory, report: &mut report }
         .segments(begins)?;
     // Without FILES nobody can say what is not needed.
