@@ -167,6 +167,14 @@ impl Builder {
     }
 
     /// See [`Options::clock`].
+    ///
+    /// ```
+    /// use paddock_storage::{Clock, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).clock(Clock::from_fn(|| 1_800_000_000_000)).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Builder {
         self.options = self.options.clock(clock);
