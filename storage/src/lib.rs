@@ -118,6 +118,7 @@ pub use row::{
 };
 pub use run::Compression;
 #[allow(dead_code, reason = "compaction is about to write and read them")]
+pub use snapshot::Snapshot;
 pub use store::Store;
 pub use write::{Conflict, Expected, WriteBatch, WriteOptions};
 
