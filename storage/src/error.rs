@@ -36,6 +36,12 @@ pub enum Error {
         /// What is wrong there.
         what: String,
     },
+    /// There is no store in the directory, and this call does not make one.
+    #[error("{}: no store: there is no MANIFEST in it", path.display())]
+    NotAStore {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The store is open already, here or in another process.
     #[error("{}: the store is open already, here or in another process", path.display())]
     Locked {
@@ -112,6 +118,12 @@ pub enum Error {
     Conflict {
         /// The key.
         key: bytes::Bytes,
+    },
+    /// The log does not reach back that far: what lies before `first` was flushed to runs, and its segments are gone.
+    #[error("the log begins with entry {first}, what was before it has been reclaimed")]
+    Reclaimed {
+        /// The first entry that the log still has.
+        first: u64,
     },
     /// The store was closed through another of its handles.
     #[error("the store is closed")]

@@ -71,12 +71,15 @@ mod files;
 pub mod fuzzing;
 mod group;
 mod header;
+mod index_checkpoint;
+mod loading;
 mod lock;
 mod maintenance;
 mod manifest;
 #[allow(dead_code, reason = "compaction is about to use it")]
 mod memory;
 mod merge_cursor;
+pub mod offline;
 mod options;
 mod pending;
 mod position;
@@ -111,7 +114,7 @@ pub use range::Range;
 pub use reader::{Readable, Reader};
 pub use record::Record;
 pub use recovery::Recovery;
-pub use replicated::{APPEND_OVERHEAD_BYTES, Need, ReplicatedStore, Stats, Verification};
+pub use replicated::{APPEND_OVERHEAD_BYTES, LogRetention, Need, ReplicatedStore, Stats, Verification};
 pub use row::{
     BATCH_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, ContentType, KEY_BYTES_MAX, PutOptions, ROW_OVERHEAD_BYTES,
     RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
