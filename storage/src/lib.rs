@@ -48,8 +48,12 @@
 #![deny(unsafe_code)]
 
 mod batch;
+#[cfg(feature = "benchmarking")]
+#[doc(hidden)]
+pub mod benchmarking;
 mod builder;
 mod capture;
+mod changes;
 mod clock;
 mod commit;
 #[allow(dead_code, reason = "the store does not call it yet")]
@@ -102,6 +106,7 @@ mod write;
 
 pub use batch::LogEntries;
 pub use builder::Builder;
+pub use changes::{Change, Changes};
 pub use clock::Clock;
 pub use durability::Durability;
 pub use error::{Error, Result};
