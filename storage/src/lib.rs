@@ -53,6 +53,9 @@
 #![deny(unsafe_code)]
 
 mod batch;
+#[cfg(feature = "benchmarking")]
+#[doc(hidden)]
+pub mod benchmarking;
 mod builder;
 mod capture;
 mod clock;
@@ -84,6 +87,7 @@ mod manifest;
 #[allow(dead_code, reason = "compaction is about to use it")]
 mod memory;
 mod merge_cursor;
+pub mod offline;
 mod options;
 mod pending;
 mod position;
