@@ -6,11 +6,11 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 
 use crate::batch::LogEntries;
-use crate::contents::Record;
 use crate::durability::Durability;
 use crate::error::{Error, Result};
 use crate::position::Sequence;
 use crate::reader::{Readable, Reader};
+use crate::record::Record;
 use crate::replicated::ReplicatedStore;
 use crate::row::{RowRef, Rows, RowsBuilder};
 
@@ -140,7 +140,11 @@ impl<'a> Draft<'a> {
     fn holds(&self, key: &Bytes, expectation: &Expectation) -> Result<bool> {
         Ok(match expectation {
             Expectation::Absent => self.version(key)?.is_none(),
-            Expectation::Present => self.version(key)?.is_some(),
+            // A damaged row is there, too, and can be removed.
+            Expectation::Present => match self.version(key) {
+                Err(Error::Corrupt { .. }) => true,
+                version => version?.is_some(),
+            },
             Expectation::Version(version) => self.version(key)? == Some(*version),
             Expectation::Value(value) => self.record(key)?.is_some_and(|record| record.value == *value),
         })

@@ -1,186 +1,414 @@
-//! What readers share with the one writer: the index, and the files that it points into.
+//! The applied state of a store: what readers and the one writer share.
+//!
+//! A key's newest row is found in two ways. The *hash index* has, for each key, the place of its newest row, be that a
+//! value or a delete: one lookup, one row. The *parts* (the growing tail, the frozen tails, the runs) have every row in key order,
+//! newest part first: they answer what the hash index cannot, namely ranges, what was true at an earlier sequence, and
+//! keys of cold runs, which the hash index leaves out to stay within its memory.
+//!
+//! Who writes does it in this order: the hash index, the tail, and last the sequence `applied`. A reader whom the hash
+//! index gives a row above `applied` asks the parts instead, as of `applied`. So all rows of one `apply` are seen at once, and
+//! nobody waits for anybody: a point read takes no lock.
 
-use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use bytes::Bytes;
-use paddock_index::{BTreeIndex, Locator, OrderedIndex};
-use parking_lot::RwLock;
+use arc_swap::Guard;
+use paddock_index::{HashIndex, HashReader, OrderedTail, PackedLocator};
+use parking_lot::{Mutex, MutexGuard};
 
-use crate::error::{Error, Result};
+use crate::capture::Capture;
+use crate::error::Result;
+use crate::file_table::{FileEntry, FileTable, Files, Handle, is_tombstone};
 use crate::position::Sequence;
-use crate::row::{ContentType, Frame, Frames, RowRef, verified};
-use crate::segment::SegmentFile;
+use crate::row::{Frames, StoredRow, decode_stored, verified};
+use crate::row_buffer::with_buffer;
+use crate::run::FoundRow;
+use crate::view::{FrozenTail, View};
 
-/// The applied state of a store.
-#[derive(Default)]
+/// See the module.
 pub(crate) struct Contents {
-    pub(crate) index: BTreeIndex,
-    /// By the number in a locator. `None`: the segment was cut off; no locator points there.
-    pub(crate) files: Vec<Option<SegmentFile>>,
-    pub(crate) applied: Sequence,
-    pub(crate) live_bytes: u64,
+    /// Held by who changes the index: the writer for a batch, compaction for a few rows at a time.
+    hash: Mutex<HashIndex>,
+    lookup: HashReader,
+    files: Files,
+    parts: Mutex<Parts>,
+    /// Counts views: a search that found nothing counts only if no row was moved meanwhile.
+    generation: AtomicU64,
+    /// Whether every key but those of cold runs is in the hash index.
+    complete: AtomicBool,
+    /// Whether some run is cold.
+    has_cold: AtomicBool,
+    applied: AtomicU64,
+    records: AtomicU64,
 }
 
-/// The applied state, shared. Readers hold the lock for a lookup, never while they read the disk.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Shared {
-    pub(crate) contents: Arc<RwLock<Contents>>,
+/// What is in key order.
+#[derive(Debug)]
+struct Parts {
+    tail: OrderedTail,
+    view: Arc<View>,
+    /// Keys that had a value when `applied` was set.
+    records: u64,
 }
 
-/// A key's value, and the version of the write that made it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Record {
-    /// The key.
-    pub key: Bytes,
-    /// Its value.
-    pub value: Bytes,
-    /// The sequence of the write that made it.
-    pub version: Sequence,
-    /// When the value expires, in milliseconds since 1970; `None`: never.
-    pub expires_at_ms: Option<u64>,
-    /// What the value is, if its writer said so.
-    pub content_type: Option<ContentType>,
+/// A row that has been copied elsewhere, or that nobody needs in the hash index any more.
+#[derive(Debug)]
+pub(crate) struct Moved<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) from: PackedLocator,
+    /// `None`: a tombstone that is gone, or a row in a cold run.
+    pub(crate) to: Option<PackedLocator>,
+    /// How long the row is.
+    pub(crate) length: u64,
 }
 
-impl Record {
-    /// The record that a put makes, sharing the `encoded` bytes that it was decoded from.
-    pub(crate) fn of_row(encoded: &Bytes, row: RowRef<'_>, version: Sequence) -> Option<Record> {
-        let RowRef::Put { key, value, expires_at_ms, content_type } = row else { return None };
-        let content_type = content_type.map(|text| ContentType::shared(encoded, text));
-        let (key, value) = (encoded.slice_ref(key), encoded.slice_ref(value));
-        Some(Record { key, value, version, expires_at_ms, content_type })
-    }
+/// Rows moved under one hold of the index's lock.
+const MOVED_AT_ONCE: usize = 256;
+
+/// What the hash index says of a key.
+enum Hashed<T> {
+    /// Its newest row: what was taken of it, or `None` if it is a delete.
+    Newest(Option<T>),
+    /// It has a row that is not applied yet.
+    TooNew,
+    /// Its row was moved while it was looked for.
+    Moved,
+    /// It has none.
+    Nothing,
 }
 
 impl fmt::Debug for Contents {
     /// How much there is: a store is not to be printed key by key because a handle of it is.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Contents({} keys, applied up to {})", self.index.len(), self.applied)
+        write!(f, "Contents({} keys, applied up to {})", self.records(), self.applied())
     }
-}
-
-/// Where a row lies: enough to read it without the index.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    file: SegmentFile,
-    locator: Locator,
 }
 
 impl Contents {
-    pub(crate) fn place(&self, locator: Locator) -> Option<Place> {
-        let file = self.files.get(locator.file as usize)?.clone()?;
-        Some(Place { file, locator })
-    }
-
-    /// Makes room for a file of this number.
-    pub(crate) fn set_file(&mut self, id: u32, file: Option<SegmentFile>) {
-        let id = id as usize;
-        if self.files.len() <= id {
-            self.files.resize(id + 1, None);
+    pub(crate) fn new(hash: HashIndex) -> Contents {
+        let lookup = hash.reader().clone();
+        Contents {
+            hash: Mutex::new(hash),
+            lookup,
+            files: Files::default(),
+            parts: Mutex::new(Parts { tail: OrderedTail::new(), view: Arc::default(), records: 0 }),
+            generation: AtomicU64::new(0),
+            complete: AtomicBool::new(true),
+            has_cold: AtomicBool::new(false),
+            applied: AtomicU64::new(0),
+            records: AtomicU64::new(0),
         }
-        self.files[id] = file;
     }
 
-    fn apply(&mut self, entry: &Entry) {
-        let replaced = match &entry.change {
-            Change::Put { key, locator } => {
-                self.live_bytes += u64::from(locator.length);
-                self.index.insert(key, *locator)
-            }
-            Change::Delete { key } => self.index.remove(key),
-            Change::Marker => None,
+    /// The last entry that readers see.
+    pub(crate) fn applied(&self) -> Sequence {
+        Sequence(self.applied.load(Acquire))
+    }
+
+    /// How many keys have a value, as of what is applied. With cold runs an estimate: see [`Pointing::point`].
+    pub(crate) fn records(&self) -> u64 {
+        self.parts.lock().records
+    }
+
+    /// Bytes of rows that are the newest of their key and no deletes.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.files.load().iter().map(FileEntry::live_bytes).sum()
+    }
+
+    /// Bytes of memory that the hash index takes.
+    pub(crate) fn hash_bytes(&self) -> u64 {
+        self.lookup.memory_bytes() as u64
+    }
+
+    /// Keys in the hash index, deleted ones included that compaction has not dropped yet.
+    pub(crate) fn hash_keys(&self) -> u64 {
+        self.lookup.len() as u64
+    }
+
+    /// Bytes of memory that the growing tail takes.
+    pub(crate) fn tail_bytes(&self) -> u64 {
+        self.parts.lock().tail.memory_bytes() as u64
+    }
+
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.parts.lock().view.clone()
+    }
+
+    /// Everything as it is now, consistent: what is applied later is not in it.
+    pub(crate) fn capture(&self) -> Capture {
+        self.capture_counted().0
+    }
+
+    /// The same, and how many keys have a value in it.
+    pub(crate) fn capture_counted(&self) -> (Capture, u64) {
+        let mut parts = self.parts.lock();
+        let capture = Capture {
+            at: self.applied(),
+            layers: parts.tail.layers(),
+            view: parts.view.clone(),
+            files: self.files.load_full(),
         };
-        self.live_bytes -= replaced.map_or(0, |locator| u64::from(locator.length));
-        self.applied = entry.sequence;
-    }
-}
-
-impl Place {
-    pub(crate) fn version(&self) -> Sequence {
-        Sequence(self.locator.tag)
+        (capture, parts.records)
     }
 
-    /// Reads the row and verifies it: its checksum, and that it is the row of `key`.
-    pub(crate) fn read(&self, key: &[u8]) -> Result<Record> {
-        let Place { file, locator } = self;
-        let corrupt = |what| Error::corrupt(&file.path, u64::from(locator.offset), what);
-        let mut bytes = vec![0; locator.length as usize];
-        let read = file.file.read_at(&mut bytes, u64::from(locator.offset)).map_err(Error::io(&file.path))?;
-        if read < bytes.len() {
-            return Err(corrupt("the file ends within a row"));
-        }
-        let bytes = Bytes::from(bytes);
-        let stored = verified(&bytes).map_err(corrupt)?;
-        if stored.sequence != self.version() || stored.bytes.len() != bytes.len() {
-            return Err(corrupt("the row is not the one that the index points at"));
-        }
-        match Record::of_row(&bytes, stored.row, stored.sequence) {
-            Some(record) if record.key == key => Ok(record),
-            _ => Err(corrupt("the row is of another key")),
+    /// What `take` makes of a key's newest row; `None` when it has none or is deleted.
+    pub(crate) fn read<T>(&self, key: &[u8], mut take: impl FnMut(&StoredRow<'_>) -> T) -> Result<Option<T>> {
+        loop {
+            let generation = self.generation.load(Acquire);
+            match self.read_hashed(key, Sequence(u64::MAX), &mut take)? {
+                Hashed::Newest(taken) => return Ok(taken),
+                Hashed::TooNew => return self.capture().read(key, take),
+                Hashed::Moved => continue,
+                Hashed::Nothing => {}
+            }
+            if !self.complete.load(Acquire) {
+                return self.capture().read(key, take);
+            }
+            if !self.has_cold.load(Acquire) && self.generation.load(Acquire) == generation {
+                return Ok(None);
+            }
+            if let Some(found) = self.view().find_cold(key)? {
+                return Ok(take_put(&found, take));
+            }
+            // A key may have come from a cold run back into the index while it was looked for.
+            if self.generation.load(Acquire) == generation {
+                return Ok(None);
+            }
         }
     }
-}
 
-/// What an entry of the log does to the index.
-#[derive(Debug)]
-enum Change {
-    Put { key: Box<[u8]>, locator: Locator },
-    Delete { key: Box<[u8]> },
-    Marker,
-}
+    /// The same as of a capture, which need not be of now.
+    pub(crate) fn read_as_of<T>(
+        &self,
+        capture: &Capture,
+        key: &[u8],
+        mut take: impl FnMut(&StoredRow<'_>) -> T,
+    ) -> Result<Option<T>> {
+        match self.read_hashed(key, capture.at, &mut take)? {
+            // Its newest row is old enough: it was the newest then, too.
+            Hashed::Newest(taken) => Ok(taken),
+            Hashed::TooNew | Hashed::Moved | Hashed::Nothing => capture.read(key, take),
+        }
+    }
 
-#[derive(Debug)]
-struct Entry {
-    sequence: Sequence,
-    change: Change,
-}
-
-/// Entries that are in the log and not in the index yet. Kept with their keys, so that applying them reads
-/// nothing.
-#[derive(Debug, Default)]
-pub(crate) struct Pending {
-    entries: VecDeque<Entry>,
-}
-
-impl Pending {
-    /// Adds rows that lie in a file from `offset` on; the first has sequence `first`.
-    pub(crate) fn push(&mut self, file: u32, offset: u64, first: Sequence, rows: Frames<'_>) {
-        for (sequence, frame) in (first.0..).zip(rows) {
-            let change = match frame.stored.row {
-                RowRef::Put { key, .. } => {
-                    Change::Put { key: key.into(), locator: locator(file, offset, sequence, &frame) }
+    fn read_hashed<T>(
+        &self,
+        key: &[u8],
+        at: Sequence,
+        take: &mut impl FnMut(&StoredRow<'_>) -> T,
+    ) -> Result<Hashed<T>> {
+        with_buffer(|buffer| {
+            let mut hashed = Hashed::Nothing;
+            self.lookup.get(key, |place| {
+                let files = self.files.load();
+                let Some(file) = files.of(place) else {
+                    hashed = Hashed::Moved;
+                    return Ok(true);
+                };
+                // Verified before its key is believed: else a damaged key would look like another one's, and the row
+                // would seem not to exist.
+                let row = file.row_at(place, buffer)?;
+                if row.row.key() != Some(key) {
+                    return Ok(false);
                 }
-                RowRef::Delete { key } => Change::Delete { key: key.into() },
-                RowRef::Marker { .. } => Change::Marker,
+                hashed = if row.sequence > at.min(self.applied()) {
+                    Hashed::TooNew
+                } else {
+                    Hashed::Newest(row.row.is_put().then(|| take(&row)))
+                };
+                Ok(true)
+            })?;
+            Ok(hashed)
+        })
+    }
+
+    /// Takes rows in that lie in a file from `offset` on, the first of them with sequence `first`. They are seen from
+    /// [`Contents::set_applied`] on.
+    pub(crate) fn apply(&self, handle: Handle, offset: u64, first: Sequence, frames: &Frames<'_>) {
+        let cold = self.has_cold.load(Acquire).then(|| self.view());
+        let mut places = Vec::new();
+        let mut pointing = Pointing {
+            contents: self,
+            cold: cold.as_deref(),
+            hash: self.hash.lock(),
+            files: self.files.load(),
+        };
+        for frame in frames.clone() {
+            let Some(key) = frame.stored.row.key() else {
+                places.push(None);
+                continue;
             };
-            self.entries.push_back(Entry { sequence: Sequence(sequence), change });
+            let length = frame.stored.bytes.len();
+            let place = handle.place(!frame.stored.row.is_put(), offset + frame.offset as u64, length);
+            places.push(place.filter(|place| pointing.point(key, *place, length as u64)));
+        }
+        drop(pointing);
+        let mut parts = self.parts.lock();
+        for ((sequence, frame), place) in (first.0..).zip(frames.clone()).zip(places) {
+            if let (Some(place), Some(key)) = (place, frame.stored.row.key()) {
+                parts.tail.push(key, sequence, place, is_tombstone(place));
+            }
         }
     }
 
-    /// Moves entries up to `through` into the index: for readers, all at once.
-    pub(crate) fn apply(&mut self, through: Sequence, shared: &Shared) {
-        let count = self.entries.partition_point(|entry| entry.sequence <= through);
-        if count == 0 {
+    /// From now on readers see everything up to here.
+    pub(crate) fn set_applied(&self, through: Sequence) {
+        // Under the lock, so that a capture has either all of it or knows that it has not.
+        let mut parts = self.parts.lock();
+        parts.records = self.records.load(Relaxed);
+        self.applied.store(through.0, Release);
+    }
+
+    /// Puts the growing tail among the frozen ones, and begins another. Nothing happens to an empty one.
+    pub(crate) fn freeze(&self) {
+        let mut parts = self.parts.lock();
+        if parts.tail.is_empty() {
             return;
         }
-        let mut contents = shared.contents.write();
-        for entry in self.entries.drain(..count) {
-            contents.apply(&entry);
+        let layers = parts.tail.layers();
+        parts.tail = OrderedTail::new();
+        let mut view = View::clone(&parts.view);
+        view.frozen.push(Arc::new(FrozenTail { layers, last: self.applied() }));
+        parts.view = Arc::new(view);
+    }
+
+    /// Puts another view in the current one's place. For compaction: what a view loses must be in the new one.
+    pub(crate) fn publish(&self, edit: impl FnOnce(&View) -> View) {
+        let mut parts = self.parts.lock();
+        let view = edit(&parts.view);
+        self.has_cold.store(view.has_cold_runs(), Release);
+        parts.view = Arc::new(view);
+        self.generation.fetch_add(1, Release);
+    }
+
+    /// Lets the index point at where rows are now, unless it points at newer rows already.
+    pub(crate) fn move_rows<'a>(&self, moved: impl IntoIterator<Item = Moved<'a>>) {
+        let mut moved = moved.into_iter().peekable();
+        while moved.peek().is_some() {
+            let mut hash = self.hash.lock();
+            let files = self.files.load();
+            for Moved { key, from, to, length } in moved.by_ref().take(MOVED_AT_ONCE) {
+                let was_newest = match to {
+                    Some(to) => hash.replace_if(key, from, to),
+                    None => hash.remove_if(key, from),
+                };
+                if was_newest
+                    && let Some(file) = to.filter(|to| !is_tombstone(*to)).and_then(|to| files.of(to))
+                {
+                    file.add_live_bytes(length);
+                }
+            }
         }
     }
 
-    /// Forgets entries after a cut.
-    pub(crate) fn truncate_after(&mut self, last_kept: Sequence) {
-        let count = self.entries.partition_point(|entry| entry.sequence <= last_kept);
-        self.entries.truncate(count);
+    /// Points a key at its row in a run, unless the index knows a newer one: how opening fills the index.
+    pub(crate) fn load_row(&self, key: &[u8], sequence: Sequence, place: PackedLocator, length: u64) {
+        let mut hash = self.hash.lock();
+        let files = self.files.load();
+        let mut newer = None;
+        let inserted = hash.insert(key, place, |found| {
+            let known = with_buffer(|buffer| row_of(&files, found, key, buffer));
+            if let Known::Row(known) = known
+                && known > sequence
+            {
+                newer = Some(found);
+            }
+            Ok::<_, Infallible>(!matches!(known, Known::AnotherKey))
+        });
+        match (inserted, newer) {
+            (Ok(_), Some(newer)) => {
+                hash.replace_if(key, place, newer);
+            }
+            (Ok(replaced), None) => self.count(&files, replaced, place, length),
+            (Err(_), _) => self.complete.store(false, Release),
+        }
+    }
+
+    /// Keeps count when a key's newest row changes.
+    fn count(&self, files: &FileTable, replaced: Option<PackedLocator>, place: PackedLocator, length: u64) {
+        if let Some(replaced) = replaced.filter(|replaced| !is_tombstone(*replaced)) {
+            self.records.fetch_sub(1, Relaxed);
+            if let Some(file) = files.of(replaced) {
+                file.take_live_bytes(u64::from(replaced.length_max()));
+            }
+        }
+        if !is_tombstone(place) {
+            self.records.fetch_add(1, Relaxed);
+            if let Some(file) = files.of(place) {
+                file.add_live_bytes(length);
+            }
+        }
     }
 }
 
-/// Files stay below 4 GiB (asserted where segments are rolled), so that 32 bits hold any offset.
-fn locator(file: u32, rows_offset: u64, sequence: u64, frame: &Frame<'_>) -> Locator {
-    let offset = u32::try_from(rows_offset + frame.offset as u64).unwrap_or(u32::MAX);
-    let length = u32::try_from(frame.stored.bytes.len()).unwrap_or(u32::MAX);
-    Locator { file, offset, length, tag: sequence }
+/// What `take` makes of a row, unless that is a delete.
+pub(crate) fn take_put<T>(found: &FoundRow, take: impl FnOnce(&StoredRow<'_>) -> T) -> Option<T> {
+    found.row().filter(|row| row.row.is_put()).map(|row| take(&row))
+}
+
+/// The writer's hold on the index, for one batch.
+struct Pointing<'a> {
+    contents: &'a Contents,
+    cold: Option<&'a View>,
+    hash: MutexGuard<'a, HashIndex>,
+    files: Guard<Arc<FileTable>>,
+}
+
+impl Pointing<'_> {
+    /// Points a key at its newest row. False: a delete of a key that has no row anywhere, which leaves no trace.
+    ///
+    /// Where some run is cold, whether a key that the index does not know is new is answered by the runs' filters: the
+    /// count of records is then right but for their errors, about one in a hundred.
+    fn point(&mut self, key: &[u8], place: PackedLocator, length: u64) -> bool {
+        let Pointing { contents, cold, hash, files } = self;
+        let mut is_key = |found| {
+            let known = with_buffer(|buffer| row_of(files, found, key, buffer));
+            Ok::<_, Infallible>(!matches!(known, Known::AnotherKey))
+        };
+        if is_tombstone(place) && cold.is_none() && contents.complete.load(Acquire) {
+            let Ok(Some(found)) = hash.get(key, &mut is_key) else { return false };
+            hash.replace_if(key, found, place);
+            contents.count(files, Some(found), place, length);
+            return true;
+        }
+        match hash.insert(key, place, is_key) {
+            Ok(Some(replaced)) => contents.count(files, Some(replaced), place, length),
+            Ok(None) => {
+                contents.count(files, None, place, length);
+                if cold.is_some_and(|view| view.may_be_cold(key)) {
+                    let _ = contents.records.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+                }
+            }
+            // Beyond four thousand million keys. From here on what it does not know is searched for.
+            Err(_) => contents.complete.store(false, Release),
+        }
+        true
+    }
+}
+
+/// What stands at a place.
+enum Known {
+    /// The key's row, with this sequence; or a damaged one. The index has some forty bits of each key's hash: if they
+    /// agree and the row cannot be read, it is the key's. To take it for another's would leave two rows of one key in the index.
+    Row(Sequence),
+    AnotherKey,
+}
+
+fn row_of(files: &FileTable, place: PackedLocator, key: &[u8], buffer: &mut Vec<u8>) -> Known {
+    let damaged = Known::Row(Sequence(0));
+    let Some(file) = files.of(place) else { return damaged };
+    let Ok(bytes) = file.bytes_at(place, buffer) else { return damaged };
+    match decode_stored(bytes) {
+        Some(row) if row.row.key() == Some(key) => Known::Row(row.sequence),
+        // Verified only now: this happens once in very many lookups.
+        _ if verified(bytes).is_ok() => Known::AnotherKey,
+        _ => damaged,
+    }
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::data_file::DataFile;
 use crate::error::{Error, Result};
+use crate::file_table::Handle;
 use crate::position::Sequence;
-use crate::segment::SegmentFile;
 
 /// When a write counts as done. Readers see it from then on.
 ///
@@ -53,14 +54,14 @@ pub(crate) struct SyncGate {
 
 impl SyncGate {
     /// Makes a segment's contents durable.
-    pub(crate) fn sync(&self, file: &SegmentFile) -> Result<()> {
+    pub(crate) fn sync(&self, file: &DataFile) -> Result<()> {
         let mut failed = self.failed.lock();
         if let Some(reason) = &*failed {
             return Err(Error::Poisoned { reason: reason.clone() });
         }
         // So it stays should the disk's code panic.
         *failed = Some("an fsync did not come to its end".to_string());
-        let synced = file.file.sync_data().map_err(Error::io(&file.path));
+        let synced = file.file().sync_data().map_err(Error::io(file.path()));
         *failed = synced.as_ref().err().map(ToString::to_string);
         synced
     }
@@ -70,9 +71,9 @@ impl SyncGate {
 #[derive(Debug)]
 pub(crate) struct SyncTicket {
     pub(crate) gate: SyncGate,
-    pub(crate) file: SegmentFile,
-    /// The segment's number. Another one is active by the end: whatever happened to it has settled the matter.
-    pub(crate) segment: u32,
+    pub(crate) file: Arc<DataFile>,
+    /// The segment. Another one is active by the end: whatever happened to it has settled the matter.
+    pub(crate) segment: Handle,
     pub(crate) through: Sequence,
 }
 

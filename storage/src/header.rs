@@ -17,6 +17,13 @@ pub(crate) const FILE_HEADER_BYTES: usize = 64;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct StoreId(pub(crate) [u8; 16]);
 
+impl StoreId {
+    /// What keys are hashed with: nobody can choose keys beforehand that all fall into one place.
+    pub(crate) fn seed(self) -> u64 {
+        read_u64(&self.0, 0)
+    }
+}
+
 impl fmt::Display for StoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -1,105 +1,141 @@
 //! Walking the records in key order, from both ends.
-//!
-//! Keys and places are taken from the index a page at a time, so that the index is locked only briefly; rows are read
-//! one by one, as the caller asks for them.
 
-use std::collections::VecDeque;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 
-use paddock_index::OrderedIndex as _;
+use crate::capture::Capture;
+use crate::clock::Expiry;
+use crate::error::{Error, Result};
+use crate::merge_cursor::{Direction, MergeCursor, Place};
+use crate::record::Record;
 
-use crate::contents::{Contents, Place, Record, Shared};
-use crate::error::Result;
-
-/// Keys taken from the index at a time. The first page is small, since many ranges are.
-const PAGE_KEYS_FIRST: usize = 16;
-const PAGE_KEYS_MAX: usize = 256;
-
-/// An iterator over records in key order; see [`crate::Readable::range`]. After an error it can go on behind the
-/// damaged row.
+/// An iterator over records in key order; see [`crate::Readable::range`]. After an error it goes on behind the damaged row
+/// if that is certain to be the next one; otherwise it is over.
+///
+/// It is a consistent view of the moment in which it was made, and keeps the files of that moment: hold it for as
+/// long as you need it, not longer.
 #[derive(Debug)]
 pub struct Range {
-    shared: Shared,
-    /// What is not yet taken from the index.
+    capture: Capture,
+    expiry: Expiry,
     start: Bound<Vec<u8>>,
     end: Bound<Vec<u8>>,
-    /// Taken from the front, and from the back: both in key order.
-    front: VecDeque<(Box<[u8]>, Place)>,
-    back: VecDeque<(Box<[u8]>, Place)>,
-    page_keys: usize,
-    exhausted: bool,
+    front: Option<MergeCursor>,
+    back: Option<MergeCursor>,
+    /// What was given last from either end: where they meet, the range is over.
+    last_front: Option<Vec<u8>>,
+    last_back: Option<Vec<u8>>,
+    /// What went wrong beyond the record that was given last.
+    failed: Option<Error>,
+    over: bool,
 }
 
 impl Range {
-    pub(crate) fn new(shared: Shared, start: Bound<Vec<u8>>, end: Bound<Vec<u8>>) -> Range {
-        let (front, back) = (VecDeque::new(), VecDeque::new());
-        Range { shared, start, end, front, back, page_keys: PAGE_KEYS_FIRST, exhausted: false }
+    /// `expiry` as of a moment: a record that expires on the way stays.
+    pub(crate) fn new<K: AsRef<[u8]>>(
+        capture: Capture,
+        expiry: Expiry,
+        bounds: &impl RangeBounds<K>,
+    ) -> Range {
+        let owned = |bound: Bound<&K>| bound.map(|key| key.as_ref().to_vec());
+        let (start, end) = (owned(bounds.start_bound()), owned(bounds.end_bound()));
+        let (front, back, last_front, last_back) = (None, None, None, None);
+        Range { capture, expiry, start, end, front, back, last_front, last_back, failed: None, over: false }
     }
 
-    fn fill_front(&mut self) {
-        self.fill(|contents, bounds, keys, front, _| {
-            front.extend(take(contents, contents.index.range(bounds), keys));
-        });
-        if let Some((key, _)) = self.front.back() {
-            self.start = Bound::Excluded(key.to_vec());
+    fn step(&mut self, direction: Direction) -> Option<Result<Record>> {
+        if let Some(error) = self.failed.take() {
+            // What follows is not known: a range without it would look whole.
+            self.over = true;
+            return Some(Err(error));
         }
-    }
-
-    fn fill_back(&mut self) {
-        self.fill(|contents, bounds, keys, _, back| {
-            for taken in take(contents, contents.index.range(bounds).rev(), keys) {
-                back.push_front(taken);
+        while !self.over {
+            match self.step_once(direction) {
+                Ok(Some(record)) => return Some(Ok(record)),
+                Ok(None) => {}
+                Err(error) => return Some(Err(error)),
             }
-        });
-        if let Some((key, _)) = self.back.front() {
-            self.end = Bound::Excluded(key.to_vec());
         }
+        None
     }
 
-    fn fill(
-        &mut self,
-        take: impl FnOnce(&Contents, paddock_index::KeyBounds<'_>, usize, &mut Taken, &mut Taken),
-    ) {
-        if self.exhausted {
-            return;
+    /// The next key's record; `None` if it has none, or if the range is over.
+    fn step_once(&mut self, direction: Direction) -> Result<Option<Record>> {
+        let Range { capture, front, back, start, end, .. } = self;
+        let (cursor, bound) = match direction {
+            Direction::Forward => (front, &*start),
+            Direction::Backward => (back, &*end),
+        };
+        let cursor = match cursor {
+            Some(cursor) => cursor,
+            None => {
+                let made = MergeCursor::new(capture, direction, bound.as_ref().map(Vec::as_slice));
+                self.over = made.is_err();
+                cursor.insert(made?)
+            }
+        };
+        let Some(key) = cursor.key().filter(|key| match direction {
+            Direction::Forward => {
+                !is_beyond_end(end, key) && self.last_back.as_deref().is_none_or(|back| *key < back)
+            }
+            Direction::Backward => {
+                !is_before_start(start, key) && self.last_front.as_deref().is_none_or(|front| *key > front)
+            }
+        }) else {
+            self.over = true;
+            return Ok(None);
+        };
+        let last = match direction {
+            Direction::Forward => &mut self.last_front,
+            Direction::Backward => &mut self.last_back,
+        };
+        let last = last.get_or_insert_default();
+        last.clear();
+        last.extend_from_slice(key);
+        let record = match cursor.place() {
+            None => Ok(None),
+            Some(Place::Row(row)) => Ok(Record::of(&row)),
+            Some(Place::Entry(entry)) if entry.tombstone => Ok(None),
+            Some(Place::Entry(entry)) => capture.read_entry(last, &entry, Record::of),
+        };
+        if let Err(error) = cursor.advance() {
+            match &record {
+                Ok(Some(_)) => self.failed = Some(error),
+                _ => {
+                    self.over = true;
+                    return record.and(Err(error));
+                }
+            }
         }
-        let before = self.front.len() + self.back.len();
-        let bounds = (self.start.as_ref().map(Vec::as_slice), self.end.as_ref().map(Vec::as_slice));
-        take(&self.shared.contents.read(), bounds, self.page_keys, &mut self.front, &mut self.back);
-        self.exhausted = self.front.len() + self.back.len() < before + self.page_keys;
-        self.page_keys = (self.page_keys * 2).min(PAGE_KEYS_MAX);
+        Ok(record?.filter(|record| !self.expiry.hides(record.expires_at_ms)))
     }
 }
 
-type Taken = VecDeque<(Box<[u8]>, Place)>;
+fn is_beyond_end(end: &Bound<Vec<u8>>, key: &[u8]) -> bool {
+    match end {
+        Bound::Unbounded => false,
+        Bound::Included(end) => key > &**end,
+        Bound::Excluded(end) => key >= &**end,
+    }
+}
 
-fn take<'a>(
-    contents: &'a Contents,
-    entries: impl Iterator<Item = (&'a [u8], paddock_index::Locator)>,
-    keys: usize,
-) -> impl Iterator<Item = (Box<[u8]>, Place)> {
-    // Every locator in the index has its file: only cut segments lose theirs, and what is applied is never cut.
-    entries.take(keys).filter_map(|(key, locator)| Some((key.into(), contents.place(locator)?)))
+fn is_before_start(start: &Bound<Vec<u8>>, key: &[u8]) -> bool {
+    match start {
+        Bound::Unbounded => false,
+        Bound::Included(start) => key < &**start,
+        Bound::Excluded(start) => key <= &**start,
+    }
 }
 
 impl Iterator for Range {
     type Item = Result<Record>;
 
     fn next(&mut self) -> Option<Result<Record>> {
-        if self.front.is_empty() {
-            self.fill_front();
-        }
-        let (key, place) = self.front.pop_front().or_else(|| self.back.pop_front())?;
-        Some(place.read(&key))
+        self.step(Direction::Forward)
     }
 }
 
 impl DoubleEndedIterator for Range {
     fn next_back(&mut self) -> Option<Result<Record>> {
-        if self.back.is_empty() {
-            self.fill_back();
-        }
-        let (key, place) = self.back.pop_back().or_else(|| self.front.pop_back())?;
-        Some(place.read(&key))
+        self.step(Direction::Backward)
     }
 }

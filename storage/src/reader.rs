@@ -1,17 +1,22 @@
 //! Reading, from any thread.
 
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use paddock_index::{OrderedIndex as _, prefix_end};
+use paddock_index::prefix_end;
 
-use crate::contents::{Place, Record, Shared};
+use crate::clock::Expiry;
+use crate::contents::Contents;
 use crate::error::Result;
 use crate::position::Sequence;
 use crate::range::Range;
+use crate::record::Record;
+use crate::row::StoredRow;
+use crate::snapshot::Snapshot;
 
-/// What a store can be asked. Each answer is of what is applied when it is given; every row that is returned was
-/// verified against its checksum.
+/// What a store and a snapshot of one can be asked. A store answers as of now, a snapshot as of when it was made; every row that
+/// is returned was verified against its checksum.
 ///
 /// ```
 /// use paddock_storage::{Readable, Store};
@@ -36,20 +41,19 @@ pub trait Readable {
     /// [`crate::Error::Corrupt`] when the row is damaged, [`crate::Error::Io`].
     fn get_record(&self, key: &[u8]) -> Result<Option<Record>>;
 
-    /// The version alone, without reading the row. Cannot fail today; a result, since an index may one day be partly
-    /// on disk.
+    /// The version alone. It is read from the row, which is verified, but nothing is copied.
     ///
     /// # Errors
-    /// None so far.
+    /// As [`Readable::get_record`].
     fn version(&self, key: &[u8]) -> Result<Option<Sequence>>;
 
-    /// How many keys have a value.
+    /// How many keys have a value: those too that have expired and were not dropped yet. An estimate, about one in a hundred
+    /// off, while part of a store's keys is not in its index for want of memory.
     fn len(&self) -> u64;
 
     /// The records between two keys, in the order of their keys, from either end.
     ///
-    /// It is not a snapshot: each record was there at some moment of the iteration, none comes twice, and none that
-    /// was there all the time is left out.
+    /// It is a consistent view: what was true when it was made, whatever is written while it goes on.
     fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Range;
 
     /// All records, as [`Readable::range`] gives them.
@@ -63,6 +67,14 @@ pub trait Readable {
     /// As [`Readable::get_record`].
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         Ok(self.get_record(key)?.map(|record| record.value))
+    }
+
+    /// Whether a key has a value.
+    ///
+    /// # Errors
+    /// As [`Readable::get_record`].
+    fn contains_key(&self, key: &[u8]) -> Result<bool> {
+        Ok(self.version(key)?.is_some())
     }
 
     /// Whether no key has a value.
@@ -81,18 +93,25 @@ pub trait Readable {
 /// is closed).
 #[derive(Clone, Debug)]
 pub struct Reader {
-    shared: Shared,
+    contents: Arc<Contents>,
+    expiry: Expiry,
 }
 
 impl Reader {
-    pub(crate) fn new(shared: Shared) -> Reader {
-        Reader { shared }
+    pub(crate) fn new(contents: Arc<Contents>, expiry: Expiry) -> Reader {
+        Reader { contents, expiry }
     }
 
     /// The last entry that is applied: what an answer given now reflects at least.
     #[must_use]
     pub fn applied(&self) -> Sequence {
-        self.shared.contents.read().applied
+        self.contents.applied()
+    }
+
+    /// What is true now, for as long as you keep it.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.contents.clone(), self.expiry.now())
     }
 
     /// At most `records_max` records after a key, in the order of their keys, and no more than fit into
@@ -120,27 +139,31 @@ impl Reader {
         Ok((records, false))
     }
 
-    fn place(&self, key: &[u8]) -> Option<Place> {
-        let contents = self.shared.contents.read();
-        contents.place(contents.index.get(key)?)
+    /// What `take` makes of a key's row, unless it has expired.
+    fn read<T>(&self, key: &[u8], take: impl Fn(&StoredRow<'_>) -> T) -> Result<Option<T>> {
+        let shown = |row: &StoredRow<'_>| (!self.expiry.hides(row.expires_at_ms())).then(|| take(row));
+        Ok(self.contents.read(key, shown)?.flatten())
     }
 }
 
 impl Readable for Reader {
     fn get_record(&self, key: &[u8]) -> Result<Option<Record>> {
-        self.place(key).map(|place| place.read(key)).transpose()
+        Ok(self.read(key, Record::of)?.flatten())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.read(key, |row| row.value().map(Bytes::copy_from_slice))?.flatten())
     }
 
     fn version(&self, key: &[u8]) -> Result<Option<Sequence>> {
-        Ok(self.shared.contents.read().index.get(key).map(|locator| Sequence(locator.tag)))
+        self.read(key, |row| row.sequence)
     }
 
     fn len(&self) -> u64 {
-        self.shared.contents.read().index.len() as u64
+        self.contents.records()
     }
 
     fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Range {
-        let owned = |bound: Bound<&K>| bound.map(|key| key.as_ref().to_vec());
-        Range::new(self.shared.clone(), owned(bounds.start_bound()), owned(bounds.end_bound()))
+        Range::new(self.contents.capture(), self.expiry.now(), &bounds)
     }
 }

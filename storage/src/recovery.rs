@@ -66,7 +66,7 @@ impl Walk {
         limit: Option<Sequence>,
         mut visit: impl FnMut(&Batch, &Walk),
     ) -> Result<SegmentEnd> {
-        let path = &segment.file.path;
+        let path = segment.file.path();
         if segment.start != self.chain {
             let what = format!("does not follow entry {}: entries are missing", self.chain.next.previous());
             return Err(Error::corrupt(path, 32, what));
@@ -157,12 +157,12 @@ impl Walk {
         if tail.proof {
             let missing = end.missing.unwrap_or("a batch is missing");
             let what = format!("{missing}, and entry {} was durable", self.chain.next);
-            return Err(Error::corrupt(&segment.file.path, end.offset, what));
+            return Err(Error::corrupt(segment.file.path(), end.offset, what));
         }
         if tail.end > end.offset {
-            let file = &*segment.file.file;
+            let file = segment.file.file();
             let zeroed = write_zeros(file, end.offset, tail.end).and_then(|()| file.sync_data());
-            zeroed.map_err(Error::io(&segment.file.path))?;
+            zeroed.map_err(Error::io(segment.file.path()))?;
         }
         Ok(tail.end.saturating_sub(end.offset))
     }
@@ -227,7 +227,7 @@ impl Unproven {
     /// reached the disk; only a new write makes the next fsync mean what it says.
     pub(crate) fn rewrite(&self, segment: &Segment) -> Result<()> {
         let Some((_, start)) = self.batches.front() else { return Ok(()) };
-        let path = &segment.file.path;
+        let path = segment.file.path();
         let (mut window, mut offset) = (Window::new(&segment.file, segment.end), *start);
         while offset < segment.end {
             // In pieces: writers that did not wait for an fsync may have left a whole segment of this.
@@ -235,7 +235,7 @@ impl Unproven {
             let Some(bytes) = window.get(offset, length)? else {
                 return Err(Error::corrupt(path, offset, "the file shrank while it was read"));
             };
-            segment.file.file.write_at(&bytes, offset).map_err(Error::io(path))?;
+            segment.file.file().write_at(&bytes, offset).map_err(Error::io(path))?;
             offset += length;
         }
         Ok(())

@@ -22,8 +22,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::batch::LogEntries;
-use crate::clock::Clock;
-use crate::contents::{Pending, Shared};
+use crate::clock::{Clock, Expiry};
+use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::durability::SyncGate;
 use crate::error::{Error, Result};
@@ -31,7 +31,9 @@ use crate::header::StoreId;
 use crate::lock::Lock;
 use crate::maintenance::{Board, Maintenance};
 use crate::manifest::{Kind, Manifest};
+use crate::memory::Memory;
 use crate::options::Options;
+use crate::pending::Pending;
 use crate::position::{EpochStart, Position, Sequence};
 use crate::reader::Reader;
 use crate::recovery::Recovery;
@@ -39,8 +41,6 @@ use crate::segment::{Chain, Segment};
 
 pub use append::{APPEND_OVERHEAD_BYTES, Need};
 pub use read::Verification;
-
-use paddock_index::OrderedIndex as _;
 
 /// A store as a log with explicit durability, and an index that advances only over committed entries.
 ///
@@ -89,7 +89,6 @@ pub struct ReplicatedStore {
     /// All but the newest; entries of a segment end where the next one begins.
     sealed: Vec<Segment>,
     active: Segment,
-    next_file: u32,
     chain: Chain,
     durable: Sequence,
     /// The durable sequence that the log itself proves.
@@ -97,7 +96,9 @@ pub struct ReplicatedStore {
     known_commit: Sequence,
     epochs: Vec<EpochStart>,
     pending: Pending,
-    shared: Shared,
+    contents: Arc<Contents>,
+    memory: Arc<Memory>,
+    expiry: Expiry,
     recovery: Recovery,
     poison: Option<String>,
     /// Every fsync of entries goes through it.
@@ -189,7 +190,7 @@ impl ReplicatedStore {
     /// Everything up to here is in the index. After opening: the smaller of `known_commit()` and `last()`.
     #[must_use]
     pub fn applied(&self) -> Sequence {
-        self.shared.contents.read().applied
+        self.contents.applied()
     }
 
     /// The commit that the log itself proves, a lower bound after a restart.
@@ -215,7 +216,7 @@ impl ReplicatedStore {
             let what = "entries to apply end beyond the log";
             return Err(Error::Misplaced { what, actual: through.0, expected: last.0 });
         }
-        self.pending.apply(through, &self.shared);
+        self.pending.apply(through, &self.contents);
         self.known_commit = self.known_commit.max(through);
         Ok(())
     }
@@ -244,20 +245,20 @@ impl ReplicatedStore {
     /// A read handle, which sees what is applied.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader::new(self.shared.clone())
+        Reader::new(self.contents.clone(), self.expiry.clone())
     }
 
     /// Figures for graphs and budgets.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let contents = self.shared.contents.read();
+        let contents = &self.contents;
         Stats {
-            records: contents.index.len() as u64,
+            records: contents.records(),
             disk_bytes: self.segments().map(|segment| segment.allocated).sum(),
-            live_bytes: contents.live_bytes,
+            live_bytes: contents.live_bytes(),
             segments: self.segments().count() as u64,
             syncs: self.syncs,
-            index_bytes: contents.index.memory_bytes() as u64,
+            index_bytes: contents.hash_bytes() + contents.tail_bytes(),
             last: self.last().sequence,
             durable: self.durable,
         }

@@ -26,7 +26,7 @@ pub(crate) use codec::seal;
 #[allow(unused_imports, reason = "key-ordered files, which are to come, walk rows with it")]
 pub(crate) use codec::{decode_stored, verified};
 pub use content_type::ContentType;
-pub(crate) use rows::{Frame, Frames};
+pub(crate) use rows::Frames;
 pub use rows::{Rows, RowsBuilder};
 pub(crate) use stamped::StampedRows;
 
@@ -95,6 +95,41 @@ pub(crate) struct StoredRow<'a> {
     pub(crate) row: RowRef<'a>,
     /// All of the row, and nothing else.
     pub(crate) bytes: &'a [u8],
+}
+
+impl<'a> RowRef<'a> {
+    /// The key; a marker has none.
+    #[must_use]
+    pub fn key(&self) -> Option<&'a [u8]> {
+        match self {
+            RowRef::Put { key, .. } | RowRef::Delete { key } => Some(key),
+            RowRef::Marker { .. } => None,
+        }
+    }
+
+    /// Whether it gives its key a value.
+    #[must_use]
+    pub fn is_put(&self) -> bool {
+        matches!(self, RowRef::Put { .. })
+    }
+}
+
+impl<'a> StoredRow<'a> {
+    /// The value of a put.
+    pub(crate) fn value(&self) -> Option<&'a [u8]> {
+        match self.row {
+            RowRef::Put { value, .. } => Some(value),
+            _ => None,
+        }
+    }
+
+    /// When a put expires, if ever.
+    pub(crate) fn expires_at_ms(&self) -> Option<u64> {
+        match self.row {
+            RowRef::Put { expires_at_ms, .. } => expires_at_ms,
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Debug for RowRef<'_> {

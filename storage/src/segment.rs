@@ -4,10 +4,14 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::contents::Contents;
+use crate::data_file::DataFile;
 use crate::directory::{Directory, Unfinished};
 use crate::disk::DiskFile;
 use crate::error::{Error, Result};
+use crate::file_table::{Handle, Source};
 use crate::header::{FILE_HEADER_BYTES, FileHeader, Magic, StoreId, read_u64};
+use crate::memory::Memory;
 use crate::position::Sequence;
 
 /// Where the first batch of a segment begins.
@@ -18,13 +22,6 @@ const MARK_DISTANCE_BYTES: u64 = 16 << 10;
 
 /// Zeros are written in pieces of this size.
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
-
-/// An open segment file, for reading.
-#[derive(Clone, Debug)]
-pub(crate) struct SegmentFile {
-    pub(crate) path: Arc<Path>,
-    pub(crate) file: Arc<dyn DiskFile>,
-}
 
 /// What holds before a place of the log: what the next batch must follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +49,11 @@ pub(crate) struct Mark {
 /// A segment of the log, as its writer knows it.
 #[derive(Debug)]
 pub(crate) struct Segment {
-    /// The file's number in locators: never used twice while the store is open.
-    pub(crate) id: u32,
+    /// The file's number in places.
+    pub(crate) handle: Handle,
     /// What holds before the first entry.
     pub(crate) start: Chain,
-    pub(crate) file: SegmentFile,
+    pub(crate) file: Arc<DataFile>,
     /// Where the next batch goes.
     pub(crate) end: u64,
     /// The file's length: all zeros from `end` on.
@@ -74,7 +71,6 @@ impl Segment {
     pub(crate) fn make(
         directory: &Directory,
         store_id: StoreId,
-        id: u32,
         start: Chain,
         allocated: u64,
     ) -> Result<UnfinishedSegment> {
@@ -88,15 +84,17 @@ impl Segment {
             file.write_at(&header, 0)?;
             fill_with_zeros(file, SEGMENT_START, allocated)
         })?;
-        Ok(UnfinishedSegment { unfinished, path: path.into(), id, start, allocated })
+        Ok(UnfinishedSegment { unfinished, path: path.into(), start, allocated })
     }
 
-    /// Opens a segment and checks its header; what it holds is for recovery to find out.
+    /// Opens a segment and checks its header; what it holds is for recovery to find out. It may grow to `capacity` bytes.
     pub(crate) fn open(
         directory: &Directory,
+        contents: &Contents,
+        memory: &Arc<Memory>,
         store_id: StoreId,
-        id: u32,
         first: Sequence,
+        capacity: u64,
     ) -> Result<Segment> {
         let path: Arc<Path> = directory.segment_path(first).into();
         let file = directory.disk.open(&path).map_err(Error::io(&path))?;
@@ -120,8 +118,9 @@ impl Segment {
         if !is_zero(&fields[24..]) {
             return Err(Error::corrupt(&path, 56, "bytes that this format leaves zero are not"));
         }
-        let file = SegmentFile { path, file };
-        Ok(Segment { id, start, file, end: SEGMENT_START, allocated, marks: Vec::new() })
+        let file = Arc::new(memory.data_file(path, file, allocated, capacity.max(allocated)));
+        let handle = contents.files().add(Source::Segment(file.clone()))?;
+        Ok(Segment { handle, start, file, end: SEGMENT_START, allocated, marks: Vec::new() })
     }
 
     /// Free bytes that are on the disk already.
@@ -134,9 +133,9 @@ impl Segment {
         if allocated <= self.allocated {
             return Ok(());
         }
-        let file = &*self.file.file;
+        let file = self.file.file();
         let extended = fill_with_zeros(file, self.allocated, allocated);
-        match extended.map_err(Error::space(&self.file.path)) {
+        match extended.map_err(Error::space(self.file.path())) {
             Ok(()) => {}
             Err(error) => {
                 // Gives back what it got. Failing at that costs some bytes of disk, and is no harm.
@@ -144,14 +143,16 @@ impl Segment {
                 return Err(error);
             }
         }
-        file.sync_data().map_err(Error::io(&self.file.path))?;
+        file.sync_data().map_err(Error::io(self.file.path()))?;
         self.allocated = allocated;
+        self.file.set_length(allocated);
         Ok(())
     }
 
     /// Gives the room behind the last batch back. Failing at that costs disk, and is no harm.
     pub(crate) fn give_back(&mut self) {
-        if self.file.file.set_len(self.end).is_ok() {
+        self.file.set_length(self.end);
+        if self.file.file().set_len(self.end).is_ok() {
             self.allocated = self.end;
         }
     }
@@ -169,7 +170,6 @@ impl Segment {
 pub(crate) struct UnfinishedSegment {
     unfinished: Unfinished,
     path: Arc<Path>,
-    id: u32,
     start: Chain,
     allocated: u64,
 }
@@ -180,11 +180,19 @@ impl UnfinishedSegment {
         self.start.next
     }
 
-    /// From here on it is part of the log.
-    pub(crate) fn publish(self) -> Result<Segment> {
-        let file = SegmentFile { path: self.path, file: self.unfinished.publish()? };
+    /// From here on it is part of the log. It may grow to `capacity` bytes.
+    pub(crate) fn publish(self, contents: &Contents, memory: &Arc<Memory>, capacity: u64) -> Result<Segment> {
+        let UnfinishedSegment { unfinished, path, start, allocated } = self;
+        let file = memory.data_file(path, unfinished.publish()?, allocated, capacity.max(allocated));
+        let file = Arc::new(file);
+        let handle = contents.files().add(Source::Segment(file.clone()))?;
         let (end, marks) = (SEGMENT_START, Vec::new());
-        Ok(Segment { id: self.id, start: self.start, file, end, allocated: self.allocated, marks })
+        Ok(Segment { handle, start, file, end, allocated, marks })
+    }
+
+    /// Gives a new store's first segment its name. Nothing is written to it yet.
+    pub(crate) fn publish_unopened(self) -> Result<()> {
+        self.unfinished.publish().map(drop)
     }
 }
 

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use crate::builder::Builder;
 use crate::clock::Clock;
 use crate::commit::{Expectation, Outcome, Request};
-use crate::contents::Record;
 use crate::durability::Durability;
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -18,9 +17,11 @@ use crate::options::Options;
 use crate::position::Sequence;
 use crate::range::Range;
 use crate::reader::{Readable, Reader};
+use crate::record::Record;
 use crate::recovery::Recovery;
 use crate::replicated::{ReplicatedStore, Stats, Verification};
 use crate::row::{Rows, RowsBuilder};
+use crate::snapshot::Snapshot;
 use crate::write::{Conflict, Expected, WriteBatch, WriteOptions};
 
 /// A durable, ordered map of bytes to bytes, in a directory.
@@ -109,6 +110,12 @@ impl Store {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What is true now, for as long as you keep it. See [`Snapshot`].
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.reader.snapshot()
     }
 
     /// Gives a key a value, whether it had one or not. Returns the write's version.

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 
+use crate::data_file::DataFile;
 use crate::error::{Error, Result};
-use crate::segment::SegmentFile;
 
 const WINDOW_BYTES: u64 = 256 << 10;
 
 pub(crate) struct Window<'a> {
-    file: &'a SegmentFile,
+    file: &'a DataFile,
     end: u64,
     start: u64,
     bytes: Bytes,
@@ -16,7 +16,7 @@ pub(crate) struct Window<'a> {
 
 impl<'a> Window<'a> {
     /// A window on the file's bytes below `end`.
-    pub(crate) fn new(file: &'a SegmentFile, end: u64) -> Self {
+    pub(crate) fn new(file: &'a DataFile, end: u64) -> Self {
         Window { file, end, start: 0, bytes: Bytes::new() }
     }
 
@@ -37,7 +37,7 @@ impl<'a> Window<'a> {
 
     fn fill(&mut self, offset: u64, length: u64) -> Result<()> {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        let read = self.file.file.read_at(&mut bytes, offset).map_err(Error::io(&self.file.path))?;
+        let read = self.file.file().read_at(&mut bytes, offset).map_err(Error::io(self.file.path()))?;
         bytes.truncate(read);
         self.start = offset;
         self.bytes = bytes.into();

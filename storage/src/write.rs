@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use crate::clock::Clock;
 use crate::commit::Expectation;
-use crate::contents::Record;
 use crate::durability::Durability;
 use crate::error::Result;
 use crate::position::Sequence;
+use crate::record::Record;
 use crate::row::{PutOptions, RowsBuilder};
 
 /// What a conditional write expects of its key.

@@ -27,9 +27,8 @@ mod windows;
 
 use std::ops::Range;
 
-#[allow(unused_imports, reason = "the store does not call it yet")]
-pub(crate) use windows::{Drops, Planned, plan};
-use windows::{Unfinished, cheapest, cost, unfinished};
+pub(crate) use windows::{Drops, Planned, plan, unfinished};
+use windows::{Unfinished, cheapest, cost};
 
 /// A file of a run.
 #[derive(Clone, Copy, Debug)]
@@ -159,16 +158,22 @@ const TAIL_SHARE: u64 = 12;
 const TAIL_BYTES_MIN: u64 = 8 << 20;
 const TAIL_BYTES_MAX: u64 = 1 << 30;
 
-/// How many bytes of the log a tail may cover before it is frozen. In proportion to what is live: so the log's part of
-/// the space is bounded, and large stores have fewer, larger runs to merge. (What a tail takes in memory is bounded
-/// besides, by the owner.)
-pub(crate) fn tail_bytes_max(live_bytes: u64) -> u64 {
-    (live_bytes / TAIL_SHARE).clamp(TAIL_BYTES_MIN, TAIL_BYTES_MAX)
+/// Its memory is at most this part of what the indexes may take: with it and those that wait to be flushed, a third.
+const TAIL_MEMORY_SHARE: u64 = 16;
+
+/// Whether a tail is to be frozen and flushed: of its bytes in the log, those of its memory, the live bytes of the store,
+/// and what its indexes may take in memory.
+///
+/// In proportion to what is live: so the log's part of the space is bounded, and large stores have fewer, larger runs to
+/// merge.
+pub(crate) fn tail_is_due(log_bytes: u64, memory_bytes: u64, live_bytes: u64, index_bytes_max: u64) -> bool {
+    let log_bytes_max = (live_bytes / TAIL_SHARE).clamp(TAIL_BYTES_MIN, TAIL_BYTES_MAX);
+    log_bytes >= log_bytes_max || memory_bytes >= index_bytes_max / TAIL_MEMORY_SHARE
 }
 
 impl FileState<'_> {
-    /// What a tombstone takes, by estimation: a row has at most its part of the file.
-    fn tombstone_bytes(&self) -> u64 {
+    /// What tombstones take, by estimation: no more than their part of the rows.
+    pub(crate) fn tombstone_bytes(&self) -> u64 {
         const TOMBSTONE_BYTES: u64 = 64;
         self.tombstones * TOMBSTONE_BYTES.min(self.bytes / self.rows.max(1))
     }

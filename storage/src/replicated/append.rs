@@ -22,6 +22,11 @@ pub enum Need {
 // Locators hold offsets in 32 bits: the largest segment, the largest batch behind its end, and the headroom.
 const _: () = assert!((1 << 30) + BATCH_BYTES_MAX as u64 + 2 * CONTROL_HEADROOM_BYTES < u32::MAX as u64);
 
+/// How long a segment may become, unless one batch alone is longer: so much is mapped.
+pub(super) fn segment_capacity(segment_bytes: u64) -> u64 {
+    segment_bytes + CONTROL_HEADROOM_BYTES
+}
+
 /// The append buffer gives memory back when one batch was much larger than usual.
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
 
@@ -86,10 +91,11 @@ impl ReplicatedStore {
 
         self.active.mark(entries.first, offset);
         self.pending.push(
-            self.active.id,
+            self.active.handle,
             offset + BATCH_HEADER_BYTES as u64,
             entries.first,
-            entries.rows.frames(),
+            entries.rows.encoded().clone(),
+            entries.rows.count(),
         );
         self.note_entries(entries.epoch, entries.first);
         self.known_commit = known_commit;
@@ -150,7 +156,9 @@ impl ReplicatedStore {
     /// Takes the outcome of an fsync that ran beside the store.
     pub(crate) fn finish_sync(&mut self, ticket: &SyncTicket, synced: Result<()>) {
         // A caller of its own it has none: whoever writes next is told.
-        if self.poisoning(synced).is_ok() && ticket.segment == self.active.id && self.durable < ticket.through
+        if self.poisoning(synced).is_ok()
+            && ticket.segment == self.active.handle
+            && self.durable < ticket.through
         {
             self.syncs += 1;
             self.durable = ticket.through;
@@ -161,7 +169,7 @@ impl ReplicatedStore {
         SyncTicket {
             gate: self.gate.clone(),
             file: self.active.file.clone(),
-            segment: self.active.id,
+            segment: self.active.handle,
             through: self.last().sequence,
         }
     }
@@ -191,7 +199,7 @@ impl ReplicatedStore {
         let bytes = header.batch_bytes();
         self.buffer.resize(usize::try_from(bytes).unwrap_or(self.buffer.len()), 0);
         let file = &self.active.file;
-        let written = file.file.write_at(&self.buffer, self.active.end).map_err(Error::io(&file.path));
+        let written = file.file().write_at(&self.buffer, self.active.end).map_err(Error::io(file.path()));
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         self.poisoning(written)?;
         self.active.end += bytes;
@@ -238,21 +246,24 @@ impl ReplicatedStore {
             Err(Error::DiskFull { .. }) => self.segment_from(self.chain, least)?,
             made => made?,
         };
-        let segment = unfinished.publish()?;
+        let segment = unfinished.publish(&self.contents, &self.memory, self.segment_capacity())?;
         let sealed = self.activate(segment);
         self.sealed.push(sealed);
         Ok(())
     }
 
+    /// How long a segment may become, unless one batch alone is longer.
+    pub(super) fn segment_capacity(&self) -> u64 {
+        segment_capacity(self.segment_bytes)
+    }
+
     /// The segment that is to be the next, under a temporary name still.
     pub(super) fn segment_from(&self, start: Chain, allocated: u64) -> Result<UnfinishedSegment> {
-        Segment::make(&self.directory, self.manifest.store_id, self.next_file, start, allocated)
+        Segment::make(&self.directory, self.manifest.store_id, start, allocated)
     }
 
     /// Goes on in another segment; returns the one so far.
     pub(super) fn activate(&mut self, segment: Segment) -> Segment {
-        self.next_file += 1;
-        self.shared.contents.write().set_file(segment.id, Some(segment.file.clone()));
         self.proven = self.proven.max(segment.first().previous());
         let mut left = std::mem::replace(&mut self.active, segment);
         left.give_back();
@@ -266,8 +277,11 @@ impl ReplicatedStore {
         let kept = self.active.end + CONTROL_HEADROOM_BYTES;
         if self.active.allocated > kept {
             let file = &self.active.file;
-            let cut =
-                file.file.set_len(kept).and_then(|()| file.file.sync_all()).map_err(Error::io(&file.path));
+            let cut = file
+                .file()
+                .set_len(kept)
+                .and_then(|()| file.file().sync_all())
+                .map_err(Error::io(file.path()));
             self.poisoning(cut)?;
             self.active.allocated = kept;
         }

@@ -2,9 +2,15 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
+use std::sync::Arc;
+
+use paddock_index::HashIndex;
 
 use super::ReplicatedStore;
-use crate::contents::{Pending, Shared};
+use super::append::segment_capacity;
+use crate::batch::BATCH_HEADER_BYTES;
+use crate::clock::Expiry;
+use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::durability::SyncGate;
 use crate::error::{Error, Result};
@@ -12,23 +18,26 @@ use crate::header::StoreId;
 use crate::lock::Lock;
 use crate::maintenance::Maintenance;
 use crate::manifest::{Kind, Manifest};
+use crate::memory::Memory;
 use crate::options::Options;
+use crate::pending::Pending;
 use crate::position::{EpochStart, Sequence};
 use crate::recovery::{Batch, Recovery, SegmentEnd, Unproven, Walk};
 use crate::segment::{Chain, SEGMENT_START, Segment};
 
 /// What the log holds, read front to back.
-struct Log {
+struct Log<'a> {
+    contents: &'a Contents,
     sealed: Vec<Segment>,
     walk: Walk,
     epochs: Vec<EpochStart>,
     pending: Pending,
-    shared: Shared,
     torn_bytes: u64,
 }
 
 impl ReplicatedStore {
     pub(crate) fn open_kind(path: &Path, options: Options, kind: Kind) -> Result<Self> {
+        let memory = Memory::new(&options);
         let Options { segment_bytes, extent_bytes, disk, mark_idle_after, clock, .. } = options;
         let directory = Directory::prepare(path, disk)?;
         let lock = Lock::take(&directory)?;
@@ -44,11 +53,13 @@ impl ReplicatedStore {
             let path = directory.manifest_path();
             return Err(Error::WrongKind { path, found: manifest.kind.name(), wanted: kind.name() });
         }
-        let (log, active) = Log::read(&directory, manifest.store_id)?;
+        let contents = Arc::new(Contents::new(HashIndex::new(manifest.store_id.seed())));
+        let capacity = segment_capacity(segment_bytes);
+        let (log, active) = Log::read(&directory, manifest.store_id, &contents, &memory, capacity)?;
         Manifest::prepare_spare(&directory)?;
         if !created {
             // What was found is served only once it is certain to stay, its names included.
-            active.file.file.sync_all().map_err(Error::io(&active.file.path))?;
+            active.file.file().sync_all().map_err(Error::io(active.file.path()))?;
             directory.sync_log()?;
             directory.sync()?;
         }
@@ -60,7 +71,6 @@ impl ReplicatedStore {
             extent_bytes,
             _lock: lock,
             manifest,
-            next_file: active.id + 1,
             sealed: log.sealed,
             active,
             chain: log.walk.chain,
@@ -69,7 +79,12 @@ impl ReplicatedStore {
             known_commit: log.walk.known_commit.min(last),
             epochs: log.epochs,
             pending: log.pending,
-            shared: log.shared,
+            contents: contents.clone(),
+            expiry: match kind {
+                Kind::Standalone => Expiry::Now(clock.clone()),
+                Kind::Replicated => Expiry::Never,
+            },
+            memory,
             recovery,
             poison: None,
             gate: SyncGate::default(),
@@ -96,7 +111,7 @@ fn create(directory: &Directory, lock: &Lock, kind: Kind) -> Result<Manifest> {
     let store_id = random_id();
     lock.write(&directory.lock_path(), store_id)?;
     // No preallocation: an empty store is small, and made in no time. The first append sees to it.
-    Segment::make(directory, store_id, 0, Chain::START, SEGMENT_START)?.publish()?;
+    Segment::make(directory, store_id, Chain::START, SEGMENT_START)?.publish_unopened()?;
     let manifest = Manifest { store_id, kind, metadata: Vec::new() };
     manifest.create(directory)?;
     Ok(manifest)
@@ -116,13 +131,21 @@ fn random_id() -> StoreId {
     StoreId((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
 }
 
-impl Log {
+impl<'a> Log<'a> {
     /// Reads the segments in order; the newest is returned for writing.
-    fn read(directory: &Directory, store_id: StoreId) -> Result<(Log, Segment)> {
+    fn read(
+        directory: &Directory,
+        store_id: StoreId,
+        contents: &'a Contents,
+        memory: &Arc<Memory>,
+        capacity: u64,
+    ) -> Result<(Log<'a>, Segment)> {
         let firsts = directory.segments()?;
         let mut segments = Vec::with_capacity(firsts.len());
-        for (id, first) in (0..).zip(&firsts) {
-            segments.push(Segment::open(directory, store_id, id, *first)?);
+        for (number, first) in firsts.iter().enumerate() {
+            // Only the newest one grows.
+            let capacity = if number + 1 == firsts.len() { capacity } else { 0 };
+            segments.push(Segment::open(directory, contents, memory, store_id, *first, capacity)?);
         }
         let Some(active) = segments.pop() else {
             return Err(Error::corrupt(
@@ -132,11 +155,11 @@ impl Log {
             ));
         };
         let mut log = Log {
+            contents,
             sealed: Vec::with_capacity(segments.len()),
             walk: Walk::new(store_id, Chain::START),
             epochs: Vec::new(),
             pending: Pending::default(),
-            shared: Shared::default(),
             torn_bytes: 0,
         };
         for (segment, next) in segments.into_iter().zip(firsts.iter().skip(1)) {
@@ -150,7 +173,7 @@ impl Log {
         let end = self.read_segment(&mut segment, Some(next), &mut Unproven::default())?;
         if let Some(missing) = end.missing {
             let what = format!("{missing}, and entry {} was durable", self.walk.chain.next);
-            return Err(Error::corrupt(&segment.file.path, end.offset, what));
+            return Err(Error::corrupt(segment.file.path(), end.offset, what));
         }
         segment.end = end.offset;
         self.sealed.push(segment);
@@ -172,9 +195,8 @@ impl Log {
         limit: Option<Sequence>,
         unproven: &mut Unproven,
     ) -> Result<SegmentEnd> {
-        self.shared.contents.write().set_file(segment.id, Some(segment.file.clone()));
-        let Log { walk, epochs, pending, shared, .. } = self;
-        let (id, mut marks) = (segment.id, Vec::new());
+        let Log { walk, epochs, pending, contents, .. } = self;
+        let (handle, mut marks) = (segment.handle, Vec::new());
         let end = walk.segment(segment, limit, |batch: &Batch, walk: &Walk| {
             unproven.note(batch, walk.proven);
             if batch.rows.count() > 0 {
@@ -183,13 +205,9 @@ impl Log {
                     epochs.push(EpochStart { epoch: batch.header.epoch, first: batch.header.first });
                 }
             }
-            pending.push(
-                id,
-                batch.offset + crate::batch::BATCH_HEADER_BYTES as u64,
-                batch.header.first,
-                batch.rows.frames(),
-            );
-            pending.apply(walk.known_commit, shared);
+            let rows_offset = batch.offset + BATCH_HEADER_BYTES as u64;
+            pending.push(handle, rows_offset, batch.header.first, batch.rows.encoded(), batch.rows.count());
+            pending.apply(walk.known_commit, contents);
         })?;
         for (first, offset) in marks {
             segment.mark(first, offset);

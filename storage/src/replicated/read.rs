@@ -58,7 +58,7 @@ impl ReplicatedStore {
                 verification.rows_bytes += batch.rows.encoded_bytes() as u64;
             })?;
             if let Some(what) = end.missing {
-                return Err(Error::corrupt(&segment.file.path, end.offset, what));
+                return Err(Error::corrupt(segment.file.path(), end.offset, what));
             }
             verification.segments += 1;
         }
@@ -88,7 +88,7 @@ impl ReplicatedStore {
         limit: Sequence,
         found: &mut Found,
     ) -> Result<bool> {
-        let path = &segment.file.path;
+        let path = segment.file.path();
         let mut window = Window::new(&segment.file, segment.end);
         let mark = segment.marks.partition_point(|mark| mark.first <= *next).checked_sub(1);
         let mut offset = mark.map_or(crate::segment::SEGMENT_START, |mark| segment.marks[mark].offset);
@@ -125,7 +125,7 @@ fn count_between(first: Sequence, end: Sequence) -> u32 {
 
 /// A batch's rows, as they were appended.
 fn read_rows(window: &mut Window<'_>, segment: &Segment, offset: u64, header: &BatchHeader) -> Result<Rows> {
-    let corrupt = |what| Error::corrupt(&segment.file.path, offset, what);
+    let corrupt = |what| Error::corrupt(segment.file.path(), offset, what);
     let rows_offset = offset + BATCH_HEADER_BYTES as u64;
     let bytes = window.get(rows_offset, u64::from(header.rows_bytes))?;
     let bytes = bytes.ok_or_else(|| corrupt("the file ends within a batch"))?;

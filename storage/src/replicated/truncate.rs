@@ -51,7 +51,7 @@ impl ReplicatedStore {
         let end = walk.segment(segment, Some(next), |_, _| {})?;
         match end.missing {
             None => Ok(walk.chain),
-            Some(what) => Err(Error::corrupt(&segment.file.path, end.offset, what)),
+            Some(what) => Err(Error::corrupt(segment.file.path(), end.offset, what)),
         }
     }
 
@@ -85,17 +85,18 @@ impl ReplicatedStore {
     fn cut(&mut self, successor: UnfinishedSegment) -> Result<()> {
         let first = successor.first();
         while self.active.first() > first {
-            let path = self.active.file.path.clone();
+            let path = self.active.file.path().clone();
             self.directory.disk.remove(&path).map_err(Error::io(&path))?;
             self.directory.sync_log()?;
             let Some(older) = self.sealed.pop() else { break };
             let removed = std::mem::replace(&mut self.active, older);
-            self.shared.contents.write().set_file(removed.id, None);
+            self.contents.files().remove(removed.handle);
         }
-        let segment = successor.publish().map_err(past_return)?;
+        let segment =
+            successor.publish(&self.contents, &self.memory, self.segment_capacity()).map_err(past_return)?;
         let older = self.activate(segment);
         if older.first() == first {
-            self.shared.contents.write().set_file(older.id, None);
+            self.contents.files().remove(older.handle);
         } else {
             self.sealed.push(older);
         }

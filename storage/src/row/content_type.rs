@@ -19,6 +19,11 @@ impl ContentType {
         ContentType(encoded.slice_ref(content_type.as_bytes()))
     }
 
+    /// Takes bytes over that are the content type of a verified row.
+    pub(crate) fn verified(bytes: Bytes) -> ContentType {
+        ContentType(bytes)
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -224,12 +224,12 @@ pub(crate) struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Frames<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Frames<'a> {
         Frames { bytes, offset: 0 }
     }
 
     /// Where the `index`-th row begins; where the rows end when there are fewer.
-    pub(super) fn offset_of(mut self, index: u32) -> usize {
+    pub(crate) fn offset_of(mut self, index: u32) -> usize {
         self.nth(index as usize).map_or(self.bytes.len(), |frame| frame.offset)
     }
 }

@@ -40,6 +40,11 @@ impl StampedRows {
         Ok(StampedRows { bytes, count })
     }
 
+    /// Their bytes.
+    pub(crate) fn encoded(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
     pub(crate) fn count(&self) -> u32 {
         self.count
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{FileState, RunState, Tuning};
+use crate::row::KEY_BYTES_MAX;
 
 /// A merge that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +97,8 @@ fn stays(file: &FileState<'_>, drops: Drops, tuning: &Tuning) -> bool {
         Drops::Many => file.droppable_bytes() * 8 <= file.bytes,
         Drops::All => file.droppable_bytes() == 0,
     };
-    clean && file.bytes >= tuning.kept_file_bytes_min
+    // The slice behind it begins at its last key and a byte: so long a key there must be.
+    clean && file.bytes >= tuning.kept_file_bytes_min && file.last.len() < KEY_BYTES_MAX
 }
 
 /// How many bytes merging neighbouring runs reads and rewrites: all but those of files that stay as they are.
