@@ -51,7 +51,7 @@ bench: ## Run the benchmarks
 	$(CARGO) bench --workspace --locked
 
 .PHONY: bench-engines
-bench-engines: ## Compare the storage engine with RocksDB, fjall, redb, LMDB and sled; ten minutes (flags: ARGS="--rounds 7")
+bench-engines: ## Compare the storage engine with RocksDB, fjall, redb, LMDB and sled; 20 minutes (flags: ARGS="--rounds 7")
 	@CARGO="$(CARGO)" scripts/bench-engines $(ARGS)
 
 .PHONY: cluster
@@ -73,6 +73,10 @@ chaos: setup ## Kill and freeze a real cluster at random for a while, and judge 
 torture: ## Kill a writing process hundreds of times, and cut its file system's power (ROUNDS=300 CUTS=50 SEED=...; root for the cuts)
 	PADDOCK_TORTURE_ROUNDS=$(or $(ROUNDS),300) PADDOCK_TORTURE_CUTS=$(or $(CUTS),50) PADDOCK_TORTURE_SEED=$(SEED) \
 		$(CARGO) test --package paddock-storage --test torture --locked -- --include-ignored --nocapture --test-threads 1
+
+.PHONY: fuzz
+fuzz: ## Fuzz what reads files and peers, each target for SECONDS=60 (TARGETS="log run": only these); needs a nightly compiler
+	@CARGO="$(CARGO)" SECONDS_EACH=$(or $(SECONDS),60) scripts/fuzz $(TARGETS)
 
 .PHONY: clean
 clean: ## Remove what was built and what the tests left; your data in ./paddock-data stays

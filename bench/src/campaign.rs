@@ -26,7 +26,7 @@ pub fn run(plan: Plan, data: &Path, results: &Path) -> Result<PathBuf> {
     fs::create_dir_all(results).with_context(|| format!("making {}", results.display()))?;
     eprintln!("bench-engines: touching memory, measuring the disk");
     machine::touch_memory()?;
-    let budget_enforced = match Budget::new(plan.budget_mib << 20) {
+    let budget_enforced = match Budget::new(plan.budget_bytes_min()) {
         Ok(_) => true,
         Err(error) => {
             eprintln!("bench-engines: the memory budget is not enforced: {error:#}");
@@ -111,36 +111,44 @@ impl Campaign {
 
     fn attempt(&self, scenario: Scenario, engine: Name, round: u32, directory: &Path) -> Result<Vec<Line>> {
         let plan = self.run.plan.clone();
-        let timeout = Duration::from_secs(plan.timeout_seconds);
-        let budget = match scenario {
-            Scenario::Beyond if self.run.budget_enforced => Some(Budget::new(plan.budget_mib << 20)?),
-            _ => None,
-        };
-        let members = budget.as_ref().map(Budget::members);
-        let task = Task {
-            part: Part::Whole(scenario),
-            engine,
-            round,
-            directory: directory.into(),
-            budget: members,
-            plan,
-        };
-        if scenario == Scenario::Beyond {
-            let loading = Task { part: Part::BeyondLoad, budget: None, ..task.clone() };
-            Process::start(&loading, timeout)?.finish().context("while loading, without the budget")?;
-            rustix::fs::sync();
-            evict(directory)?;
+        let part = Part::Whole(scenario);
+        let task = Task { part, engine, round, directory: directory.into(), budget: None, plan };
+        match scenario {
+            Scenario::Beyond => self.beyond(&task),
+            Scenario::Crash => self.crash(&task),
+            _ => self.process(&task)?.finish(),
         }
-        if scenario != Scenario::Crash {
-            return Process::start(&task, timeout)?.finish();
+    }
+
+    fn process(&self, task: &Task) -> Result<Process> {
+        Process::start(task, Duration::from_secs(self.run.plan.timeout_seconds))
+    }
+
+    /// Loads once, and measures under each budget.
+    fn beyond(&self, task: &Task) -> Result<Vec<Line>> {
+        let loading = Task { part: Part::BeyondLoad, ..task.clone() };
+        self.process(&loading)?.finish().context("while loading, without a budget")?;
+        let mut lines = Vec::new();
+        for &factor in &self.run.plan.beyond_factors {
+            cool(&task.directory)?;
+            let budget = match self.run.budget_enforced {
+                true => Some(Budget::new(self.run.plan.budget_bytes(factor))?),
+                false => None,
+            };
+            let members = budget.as_ref().map(Budget::members);
+            let measuring = Task { part: Part::Beyond(factor), budget: members, ..task.clone() };
+            let name = || format!("at {factor} times the memory");
+            lines.extend(self.process(&measuring)?.finish().with_context(name)?);
         }
-        let mut loading = Process::start(&Task { part: Part::CrashLoad, ..task.clone() }, timeout)?;
+        Ok(lines)
+    }
+
+    fn crash(&self, task: &Task) -> Result<Vec<Line>> {
+        let mut loading = self.process(&Task { part: Part::CrashLoad, ..task.clone() })?;
         loading.wait_for(READY)?;
         loading.kill()?;
-        // Cold: out of the page cache, once it is on the disk.
-        rustix::fs::sync();
-        evict(directory)?;
-        Process::start(&Task { part: Part::CrashStart, ..task }, timeout)?.finish()
+        cool(&task.directory)?;
+        self.process(&Task { part: Part::CrashStart, ..task.clone() })?.finish()
     }
 
     fn write(&mut self, line: &Line) -> Result<()> {
@@ -254,7 +262,12 @@ fn clear(directory: &Path) -> Result<()> {
     }
 }
 
-/// Takes the files of a directory out of the page cache.
+/// Takes the files of a directory out of the page cache, once they are on the disk.
+fn cool(directory: &Path) -> Result<()> {
+    rustix::fs::sync();
+    evict(directory)
+}
+
 fn evict(directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

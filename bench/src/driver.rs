@@ -72,6 +72,11 @@ impl Driver {
         self.rows * (KEY_BYTES + self.values.bytes()) as u64
     }
 
+    /// Loaded rows and those that mixes inserted.
+    pub fn rows_now(&self) -> u64 {
+        self.next_insert.load(Ordering::Relaxed)
+    }
+
     /// Writes every row once, in no order of keys, in batches of `batch_rows`.
     pub fn load(
         &self,
@@ -91,6 +96,22 @@ impl Driver {
                 tally.operations += batch.len() as u64;
             }
             Ok(())
+        })
+    }
+
+    /// Runs a mix from `threads` threads at a steady `per_second`, whether or not the engine keeps up. Only reads are
+    /// sampled, all of them, each from when it was due: an operation that is late because another one was stuck is late.
+    pub fn run_steadily(
+        &self,
+        engine: &dyn Engine,
+        mix: Mix,
+        threads: u64,
+        per_second: f64,
+        duration: Duration,
+    ) -> Result<Outcome> {
+        let interval = Duration::from_secs_f64(threads as f64 / per_second.max(1.0));
+        run_threads(threads, |thread, tally| {
+            Worker::new(self, engine, mix, thread).run_steadily(interval, duration, tally)
         })
     }
 
@@ -240,6 +261,8 @@ fn outcome(
         processor_us_per_operation: Some(processor.as_secs_f64() * 1e6 / operations.max(1) as f64),
         p50_us: percentile_us(0.5),
         p99_us: percentile_us(0.99),
+        p999_us: percentile_us(0.999),
+        longest_us: percentile_us(1.0),
         resident_bytes_max: Some(measure::resident_bytes_max()?),
         written_bytes: Some(measure::written_bytes()?.saturating_sub(written)),
     };
@@ -276,6 +299,9 @@ mod tests {
             let outcome = driver.run(&engine, mix, 2, Duration::from_millis(20)).unwrap();
             assert!(outcome.per_second > 0.0 && outcome.cost.p50_us.is_some(), "{}", mix.name);
         }
+        let outcome = driver.run_steadily(&engine, YCSB[0], 2, 5_000.0, Duration::from_millis(100)).unwrap();
+        assert!((490..=510).contains(&outcome.cost.operations), "{:?}", outcome.cost);
+        assert!(outcome.cost.p999_us <= outcome.cost.longest_us && outcome.cost.longest_us.is_some());
         assert!(driver.next_insert.load(Ordering::Relaxed) > ROWS);
     }
 

@@ -45,6 +45,10 @@ pub trait Engine: Send + Sync {
     fn compact(&mut self) -> Result<()> {
         Ok(())
     }
+    /// What its index takes of memory, where it says so.
+    fn index_bytes(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
     /// Closes it in good order.
     fn close(self: Box<Self>) -> Result<()>;
 }

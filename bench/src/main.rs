@@ -22,6 +22,7 @@ mod rows;
 mod scenario;
 mod statistics;
 mod table;
+mod target;
 mod worker;
 
 /// Compares PaddockDB's storage engine with its peers

@@ -38,7 +38,10 @@ pub const YCSB: [Mix; 6] = [
 ];
 /// Reads of all keys alike.
 pub const READ_UNIFORM: Mix = Mix { name: "reads, uniform", read: 100, chosen: Chosen::Uniform, ..NONE };
-/// Reads of some keys more often.
-pub const READ_ZIPFIAN: Mix = Mix { name: "reads, zipfian", read: 100, ..NONE };
+/// Reads of some keys more often: C, by a name that tells it from the uniform ones.
+pub const READ_ZIPFIAN: Mix = Mix { name: "C: reads, zipfian", read: 100, ..NONE };
 /// Writes alone.
 pub const UPDATE_UNIFORM: Mix = Mix { name: "updates", update: 100, chosen: Chosen::Uniform, ..NONE };
+/// Half reads, half writes, all keys alike: it makes the most of what must be cleaned up behind the scenes.
+pub const UPDATE_HALF: Mix =
+    Mix { name: "half updates, uniform", read: 50, update: 50, chosen: Chosen::Uniform, ..NONE };

@@ -21,6 +21,8 @@ pub enum Scenario {
     Overwrite,
     /// Reads and updates of data larger than memory.
     Beyond,
+    /// Latency of reads under a steady load, while whatever goes on behind the scenes goes on.
+    Steady,
 }
 
 /// Flags of a run; what is not given is as in the default or the full plan.
@@ -50,12 +52,12 @@ pub struct PlanFlags {
     /// Caches and write buffers of each engine while data fits into memory
     #[arg(long)]
     cache_mib: Option<u64>,
-    /// Memory for all of an engine where data does not fit
+    /// Data where it is larger than memory
     #[arg(long)]
-    budget_mib: Option<u64>,
-    /// How many times larger the data is then
-    #[arg(long)]
-    beyond_factor: Option<u64>,
+    beyond_mib: Option<u64>,
+    /// How many times larger than the memory for all of an engine it is
+    #[arg(long, value_delimiter = ',')]
+    beyond_factors: Option<Vec<f64>>,
     /// Threads that read data larger than memory
     #[arg(long)]
     beyond_threads: Option<u64>,
@@ -93,8 +95,8 @@ pub struct Plan {
     pub threads: Vec<u64>,
     pub synced_threads: Vec<u64>,
     pub cache_mib: u64,
-    pub budget_mib: u64,
-    pub beyond_factor: u64,
+    pub beyond_mib: u64,
+    pub beyond_factors: Vec<f64>,
     pub beyond_threads: u64,
     pub crash_rows: u64,
     pub overwrite_rows: u64,
@@ -117,8 +119,8 @@ impl PlanFlags {
             threads: self.threads.unwrap_or(base.threads),
             synced_threads: self.synced_threads.unwrap_or(base.synced_threads),
             cache_mib: self.cache_mib.unwrap_or(base.cache_mib),
-            budget_mib: self.budget_mib.unwrap_or(base.budget_mib),
-            beyond_factor: self.beyond_factor.unwrap_or(base.beyond_factor),
+            beyond_mib: self.beyond_mib.unwrap_or(base.beyond_mib),
+            beyond_factors: self.beyond_factors.unwrap_or(base.beyond_factors),
             beyond_threads: self.beyond_threads.unwrap_or(base.beyond_threads),
             crash_rows: self.crash_rows.unwrap_or(base.crash_rows),
             overwrite_rows: self.overwrite_rows.unwrap_or(base.overwrite_rows),
@@ -135,15 +137,15 @@ impl Default for Plan {
     fn default() -> Plan {
         Plan {
             rounds: 5,
-            seconds: 0.4,
+            seconds: 0.3,
             small_rows: 200_000,
             large_rows: 50_000,
-            threads: vec![2],
-            synced_threads: vec![1, 16, 64],
+            threads: vec![1, 2],
+            synced_threads: vec![1, 2, 16, 64],
             cache_mib: 256,
-            budget_mib: 128,
-            beyond_factor: 4,
-            beyond_threads: 16,
+            beyond_mib: 512,
+            beyond_factors: vec![4.0, 2.5],
+            beyond_threads: 32,
             crash_rows: 200_000,
             overwrite_rows: 50_000,
             overwrite_passes: 5,
@@ -162,10 +164,8 @@ impl Plan {
             seconds: 5.0,
             small_rows: 1_000_000,
             large_rows: 1_000_000,
-            threads: vec![1, 2],
             cache_mib: 2_048,
-            budget_mib: 1_024,
-            beyond_threads: 32,
+            beyond_mib: 4_096,
             crash_rows: 10_000_000,
             overwrite_rows: 1_000_000,
             timeout_seconds: 3_600,
@@ -173,8 +173,19 @@ impl Plan {
         }
     }
 
-    /// Rows of 1 KiB that are `beyond_factor` times the budget.
+    /// Rows of 1 KiB where they are larger than memory.
     pub fn beyond_rows(&self) -> u64 {
-        (self.budget_mib << 20) * self.beyond_factor / 1_024
+        (self.beyond_mib << 20) / 1_024
+    }
+
+    /// Memory for all of an engine that holds data so many times larger.
+    pub fn budget_bytes(&self, factor: f64) -> u64 {
+        ((self.beyond_mib << 20) as f64 / factor.max(1.0)) as u64
+    }
+
+    /// The smallest of those budgets.
+    pub fn budget_bytes_min(&self) -> u64 {
+        let budgets = self.beyond_factors.iter().map(|factor| self.budget_bytes(*factor));
+        budgets.min().unwrap_or(self.beyond_mib << 20)
     }
 }

@@ -63,6 +63,10 @@ pub enum Unit {
     Seconds,
     /// A multiple of what is necessary: less is better.
     Times,
+    /// Thousandths of a second: less is better.
+    Milliseconds,
+    /// Bytes: less is better.
+    Bytes,
 }
 
 /// What a measurement took.
@@ -76,6 +80,12 @@ pub struct Cost {
     pub p50_us: Option<f64>,
     /// Of 100 sampled operations 99 took no longer.
     pub p99_us: Option<f64>,
+    /// Of 1000 sampled operations 999 took no longer.
+    #[serde(default)]
+    pub p999_us: Option<f64>,
+    /// The longest of the sampled operations.
+    #[serde(default)]
+    pub longest_us: Option<f64>,
     /// The largest resident size of the process so far.
     pub resident_bytes_max: Option<u64>,
     /// Bytes given to the disk during it.

@@ -10,6 +10,7 @@ use crate::engine::Name;
 use crate::record::{Cost, Failure, Line, Measurement, Run, Unit};
 use crate::statistics::median;
 use crate::table::{Table, figure};
+use crate::target::{Target, targets};
 
 /// Between these two lines of a document the report is put.
 const BEGIN: &str = "<!-- bench-engines: begin -->";
@@ -94,6 +95,8 @@ impl Report {
             .iter()
             .map(|(engine, version)| format!("{} ({version})", engine.label()))
             .collect();
+        let budgets = plan.beyond_factors.iter().map(|factor| plan.budget_bytes(*factor) >> 20);
+        let budgets: Vec<_> = budgets.map(|mib| mib.to_string()).collect();
         let budget = match self.run.budget_enforced {
             true => "held to it by a control group",
             false => "NOT enforced: the page cache had all of the machine",
@@ -105,7 +108,8 @@ impl Report {
             format!("- Load average when it began: {}", machine.load_average),
             format!("- Engines: {}", engines.join(", ")),
             format!("- {} rounds, {} s for each mix; 24-byte keys; {} rows of 100 B, {} of 1 KiB; caches and write buffers {} MiB", plan.rounds, plan.seconds, plan.small_rows, plan.large_rows, plan.cache_mib),
-            format!("- Beyond memory: {} MiB of data, {} MiB of memory for the whole process, {budget}; loaded before without a budget", plan.budget_mib * plan.beyond_factor, plan.budget_mib),
+            format!("- Beyond memory: {} MiB of data, {} MiB of memory for the whole process, {budget}; loaded before without a budget", plan.beyond_mib, budgets.join(" and ")),
+            self.score(),
         ]
         .map(|line| line + "\n")
         .concat()
@@ -115,10 +119,14 @@ impl Report {
         vec![
             self.results(),
             self.by_engine("Worst round", |row, name| Some(figure(row.worst(name)?))),
-            self.by_engine("Latency of sampled operations in us: median / 99th percentile", |row, name| {
-                let cost = |pick: fn(&Cost) -> Option<f64>| row.cost(name, pick);
-                Some(format!("{} / {}", figure(cost(|cost| cost.p50_us)?), figure(cost(|cost| cost.p99_us)?)))
-            }),
+            self.by_engine(
+                "Latency of sampled operations in us: median / 99th / 99.9th percentile",
+                |row, name| {
+                    let cost = |pick: fn(&Cost) -> Option<f64>| Some(figure(row.cost(name, pick)?));
+                    let [p50, p99] = [cost(|cost| cost.p50_us)?, cost(|cost| cost.p99_us)?];
+                    Some(format!("{p50} / {p99} / {}", cost(|cost| cost.p999_us)?))
+                },
+            ),
             self.by_engine("Processor time per operation in us, background work included", |row, name| {
                 Some(figure(row.cost(name, |cost| cost.processor_us_per_operation)?))
             }),
@@ -141,11 +149,13 @@ impl Report {
         let mut head = vec![String::new()];
         head.extend(self.engines().map(|engine| engine.label().to_owned()));
         head.push("against the best peer".to_owned());
+        head.push("target".to_owned());
         let rows = self.names.iter().filter_map(|name| {
             let row = self.rows.get(name)?;
             let mut cells = vec![format!("{name} ({})", row.unit_name())];
             cells.extend(self.engines().map(|engine| self.result(row, engine)));
             cells.push(row.verdict());
+            cells.push(row.judged(name).iter().map(Judged::cell).collect::<Vec<_>>().join("; "));
             Some(cells)
         });
         Table { title: "Medians, and how many times better ours is".to_owned(), head, rows: rows.collect() }
@@ -155,13 +165,30 @@ impl Report {
         let Some(value) = row.median(engine) else {
             // A run that was stopped has rows that nobody failed.
             let failed = self.failures.iter().any(|failure| failure.engine == engine);
-            return if failed { "failed" } else { "not run" }.to_owned();
+            let is_ours = row.engines.keys().all(|engine| *engine == Name::Paddock);
+            return if is_ours {
+                "-"
+            } else if failed {
+                "failed"
+            } else {
+                "not run"
+            }
+            .to_owned();
         };
         let incomplete = if row.engines[&engine].len() < self.run.plan.rounds as usize { "*" } else { "" };
         match row.ratio(engine) {
             Some(ratio) if engine != Name::Paddock => format!("{}{incomplete} ({ratio:.2}x)", figure(value)),
             _ => figure(value) + incomplete,
         }
+    }
+
+    /// How many targets were hit.
+    fn score(&self) -> String {
+        let rows = self.names.iter().filter_map(|name| Some((name, self.rows.get(name)?)));
+        let judged: Vec<_> = rows.flat_map(|(name, row)| row.judged(name)).collect();
+        let hit = judged.iter().filter(|judged| judged.hit == Some(true)).count();
+        let missed = judged.iter().filter(|judged| judged.hit == Some(false)).count();
+        format!("- Targets: {hit} hit, {missed} missed, {} not measured", judged.len() - hit - missed)
     }
 
     fn by_engine(&self, title: &str, cell: impl Fn(&Row, Name) -> Option<String>) -> Table {
@@ -200,12 +227,49 @@ impl Report {
     }
 }
 
+/// A target, and what came of it.
+struct Judged {
+    target: Target,
+    /// `None`: it was not measured.
+    hit: Option<bool>,
+}
+
+impl Judged {
+    fn cell(&self) -> String {
+        let word = match self.hit {
+            Some(true) => "hit",
+            Some(false) => "MISS",
+            None => "unknown",
+        };
+        format!("{word} {}", self.target)
+    }
+}
+
 impl Row {
+    /// Each target of the row.
+    fn judged(&self, name: &str) -> Vec<Judged> {
+        let hit = |target: &Target| match *target {
+            Target::Peer(times, peer) => Some(self.ratio(peer)? >= times),
+            Target::Best(times) => Some(self.best_peer()?.1 >= times),
+            Target::AtMost(most) => Some(self.median(Name::Paddock)? <= most),
+        };
+        targets(name).iter().map(|target| Judged { target: *target, hit: hit(target) }).collect()
+    }
+
+    /// The peer that comes closest to ours, and how many times better ours is.
+    fn best_peer(&self) -> Option<(Name, f64)> {
+        let peers = self.engines.keys().filter(|engine| **engine != Name::Paddock);
+        let ratios = peers.filter_map(|engine| Some((*engine, self.ratio(*engine)?)));
+        ratios.min_by(|left, right| left.1.total_cmp(&right.1))
+    }
+
     fn unit_name(&self) -> &'static str {
         match self.unit {
             Some(Unit::PerSecond) => "per s",
             Some(Unit::Seconds) => "s",
             Some(Unit::Times) => "times",
+            Some(Unit::Milliseconds) => "ms",
+            Some(Unit::Bytes) => "bytes",
             None => "",
         }
     }
@@ -239,9 +303,7 @@ impl Row {
     }
 
     fn verdict(&self) -> String {
-        let peers = self.engines.keys().filter(|engine| **engine != Name::Paddock);
-        let ratios = peers.filter_map(|engine| Some((*engine, self.ratio(*engine)?)));
-        let Some((engine, ratio)) = ratios.min_by(|left, right| left.1.total_cmp(&right.1)) else {
+        let Some((engine, ratio)) = self.best_peer() else {
             return "-".to_owned();
         };
         let loss = if ratio < 1.0 { "LOSS " } else { "" };
@@ -305,6 +367,9 @@ mod tests {
         };
         add("reads", Name::Paddock, Unit::PerSecond, [50.0, 40.0, 10.0]);
         add("reads", Name::Lmdb, Unit::PerSecond, [80.0, 70.0, 90.0]);
+        add("100 B, 2 threads: load", Name::Paddock, Unit::PerSecond, [30.0, 31.0, 29.0]);
+        add("100 B, 2 threads: load", Name::Lmdb, Unit::PerSecond, [10.0, 10.0, 10.0]);
+        add("100 B: memory of the index per row", Name::Paddock, Unit::Bytes, [29.0, 30.0, 28.5]);
         add("start", Name::Paddock, Unit::Seconds, [1.0, 2.0, 3.0]);
         add("start", Name::Lmdb, Unit::Seconds, [4.0, 4.0, 4.0]);
         let reason = "killed".to_owned();
@@ -317,10 +382,13 @@ mod tests {
     fn losses_and_failures_are_shown() {
         let text = report().markdown();
         assert!(
-            text.contains("| reads (per s) | 40.0 | 80.0 (0.50x) | failed | LOSS 0.50x lmdb |"),
+            text.contains("| reads (per s) | 40.0 | 80.0 (0.50x) | failed | LOSS 0.50x lmdb |  |"),
             "{text}"
         );
-        assert!(text.contains("| start (s) | 2.00 | 4.00 (2.00x) | failed | 2.00x lmdb |"), "{text}");
+        assert!(text.contains("| start (s) | 2.00 | 4.00 (2.00x) | failed | 2.00x lmdb |  |"), "{text}");
+        assert!(text.contains("3.00x lmdb | unknown 3x rocksdb; hit 2.7x the best |"), "{text}");
+        assert!(text.contains("per row (bytes) | 29.0 | - | - | - | MISS at most 28 |"), "{text}");
+        assert!(text.contains("- Targets: 1 hit, 1 missed, 1 not measured"), "{text}");
         assert!(text.contains("| reads | 10.0 | 70.0 | - |"), "{text}");
         assert!(
             text.contains("- sled failed in 1 of 3 rounds of small (and was not tried again): killed"),

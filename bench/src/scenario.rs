@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::budget::Budget;
 use crate::distribution::Random;
 use crate::driver::{Driver, Outcome};
-use crate::engine::{Durability, Name, Options};
+use crate::engine::{Durability, Engine, Name, Options};
 use crate::measure;
-use crate::mix::{READ_UNIFORM, READ_ZIPFIAN, UPDATE_UNIFORM, YCSB};
+use crate::mix::{READ_UNIFORM, READ_ZIPFIAN, UPDATE_HALF, UPDATE_UNIFORM, YCSB};
 use crate::plan::{Plan, Scenario};
 use crate::record::{Cost, Line, Measurement, Unit};
 
@@ -25,6 +25,10 @@ const DELETES: u64 = 50;
 const CHECKED_ROWS: u64 = 1_000;
 const SMALL_VALUE_BYTES: usize = 100;
 const LARGE_VALUE_BYTES: usize = 1_024;
+/// The steady load, as a part of the most that the engine did just before.
+const STEADY_LOAD: f64 = 0.8;
+/// How many times longer it lasts than a mix: what goes on behind the scenes does so now and then.
+const STEADY_FACTOR: u32 = 4;
 /// The key of the mixes that scan.
 const SCANS: &str = "E";
 
@@ -49,7 +53,7 @@ pub struct Task {
 }
 
 /// A scenario, or the half of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Part {
     /// All of it in one process.
     Whole(Scenario),
@@ -59,6 +63,8 @@ pub enum Part {
     CrashStart,
     /// Loads what is to be larger than memory, before there is a budget.
     BeyondLoad,
+    /// Works on that, so many times larger than the budget.
+    Beyond(f64),
 }
 
 impl Task {
@@ -74,39 +80,82 @@ impl Task {
             Part::Whole(Scenario::Small) => self.mixes("100 B", SMALL_VALUE_BYTES, plan.small_rows),
             Part::Whole(Scenario::Large) => self.mixes("1 KiB", LARGE_VALUE_BYTES, plan.large_rows),
             Part::Whole(Scenario::Synced) => self.synced(),
-            Part::Whole(Scenario::Beyond) => self.beyond(),
+            Part::Whole(Scenario::Steady) => self.steady(),
             Part::Whole(Scenario::Overwrite) => self.overwrite(),
             Part::Whole(Scenario::Crash) | Part::CrashLoad => self.crash_load(),
             Part::CrashStart => self.crash_start(),
-            Part::BeyondLoad => self.beyond_load(),
+            Part::Whole(Scenario::Beyond) | Part::BeyondLoad => self.beyond_load(),
+            Part::Beyond(factor) => self.beyond(factor),
         }
     }
 
-    /// For each number of threads anew: load, then every mix.
+    /// Loads with each number of threads anew; what the last ones loaded, every mix works on.
     fn mixes(&self, size: &str, value_bytes: usize, rows: u64) -> Result<()> {
-        for &threads in &self.plan.threads {
-            let name = format!("{size}, {}", plural(threads));
-            let driver = Driver::new(rows, value_bytes, self.plan.seed)?;
-            let directory = self.directory.join(threads.to_string());
-            std::fs::create_dir(&directory)?;
-            let mut engine = self.engine.open(&directory, self.buffered(self.plan.cache_mib << 20))?;
-            let outcome = driver.load(&*engine, threads, LOAD_BATCH_ROWS, 0)?;
-            self.report(&format!("{name}: load"), outcome)?;
-            engine.flush()?;
-            driver.check_all(&*engine)?;
-            driver.check_deletes(&*engine, DELETES)?;
-            let outcome = driver.run(&*engine, READ_UNIFORM, threads, self.duration())?;
-            self.report(&format!("{name}: {}", READ_UNIFORM.name), outcome)?;
-            for mix in YCSB {
-                if mix.name.starts_with(SCANS) {
-                    engine.compact()?;
-                }
-                let outcome = driver.run(&*engine, mix, threads, self.duration())?;
-                self.report(&format!("{name}: {}", mix.name), outcome)?;
-            }
-            engine.close()?;
+        let Some((&most, fewer)) = self.plan.threads.split_last() else { return Ok(()) };
+        for &threads in fewer {
+            self.loaded(size, value_bytes, rows, threads)?.1.close()?;
         }
-        Ok(())
+        let (driver, mut engine) = self.loaded(size, value_bytes, rows, most)?;
+        driver.check_all(&*engine)?;
+        driver.check_deletes(&*engine, DELETES)?;
+        for mix in std::iter::once(READ_UNIFORM).chain(YCSB) {
+            if mix.name.starts_with(SCANS) {
+                engine.compact()?;
+            }
+            for &threads in &self.plan.threads {
+                let outcome = driver.run(&*engine, mix, threads, self.duration())?;
+                self.report(&format!("{size}, {}: {}", plural(threads), mix.name), outcome)?;
+            }
+        }
+        self.index_bytes(size, &*engine, driver.rows_now())?;
+        engine.close()
+    }
+
+    /// An engine in a directory of its own that was just loaded.
+    fn loaded(
+        &self,
+        size: &str,
+        value_bytes: usize,
+        rows: u64,
+        threads: u64,
+    ) -> Result<(Driver, Box<dyn Engine>)> {
+        let driver = Driver::new(rows, value_bytes, self.plan.seed)?;
+        let directory = self.directory.join(threads.to_string());
+        std::fs::create_dir(&directory)?;
+        let engine = self.engine.open(&directory, self.buffered(self.plan.cache_mib << 20))?;
+        let outcome = driver.load(&*engine, threads, LOAD_BATCH_ROWS, 0)?;
+        self.report(&format!("{size}, {}: load", plural(threads)), outcome)?;
+        engine.flush()?;
+        Ok((driver, engine))
+    }
+
+    fn index_bytes(&self, what: &str, engine: &dyn Engine, rows: u64) -> Result<()> {
+        let Some(bytes) = engine.index_bytes()? else { return Ok(()) };
+        let row = format!("{what}: memory of the index per row");
+        self.put(&row, bytes as f64 / rows as f64, Unit::Bytes, Cost::default())
+    }
+
+    /// First as fast as it goes, then at a steady part of that.
+    fn steady(&self) -> Result<()> {
+        let plan = &self.plan;
+        let threads = plan.threads.last().copied().unwrap_or(1);
+        let driver = Driver::new(plan.large_rows, LARGE_VALUE_BYTES, plan.seed)?;
+        let engine = self.engine.open(&self.directory, self.buffered(plan.cache_mib << 20))?;
+        driver.load(&*engine, threads, LOAD_BATCH_ROWS, 0)?;
+        let most = driver.run(&*engine, UPDATE_HALF, threads, STEADY_FACTOR * self.duration())?.per_second;
+        let duration = STEADY_FACTOR * self.duration();
+        let outcome = driver.run_steadily(&*engine, UPDATE_HALF, threads, STEADY_LOAD * most, duration)?;
+        let percent = STEADY_LOAD * 100.0;
+        let name = format!("1 KiB, {}, half updates, {percent}% of its own rate", plural(threads));
+        let cost = outcome.cost;
+        let figure = |what: &str, us: Option<f64>| {
+            let us = us.context("no reads")?;
+            self.put(&format!("{name}: {what}"), us / 1e3, Unit::Milliseconds, cost.clone())
+        };
+        figure("reads, 99.9th percentile", cost.p999_us)?;
+        figure("reads, longest", cost.longest_us)?;
+        driver.check_all(&*engine)?;
+        engine.close()
     }
 
     fn synced(&self) -> Result<()> {
@@ -123,21 +172,22 @@ impl Task {
 
     fn beyond_load(&self) -> Result<()> {
         let driver = Driver::new(self.plan.beyond_rows(), LARGE_VALUE_BYTES, self.plan.seed)?;
-        let engine = self.engine.open(&self.directory, self.buffered(self.plan.budget_mib << 19))?;
+        let engine = self.engine.open(&self.directory, self.buffered(self.plan.budget_bytes_min() / 2))?;
         driver.load(&*engine, 1, LOAD_BATCH_ROWS, 0)?;
         engine.close()
     }
 
-    fn beyond(&self) -> Result<()> {
+    fn beyond(&self, factor: f64) -> Result<()> {
         let plan = &self.plan;
         let driver = Driver::new(plan.beyond_rows(), LARGE_VALUE_BYTES, plan.seed)?;
         // Half for the engine's own caches; the rest is for its index, the page cache and the process itself.
-        let engine = self.engine.open(&self.directory, self.buffered(plan.budget_mib << 19))?;
-        let name = format!("1 KiB, {} times the memory", plan.beyond_factor);
+        let engine = self.engine.open(&self.directory, self.buffered(plan.budget_bytes(factor) / 2))?;
+        let name = format!("1 KiB, {factor} times the memory");
         for mix in [READ_UNIFORM, READ_ZIPFIAN, YCSB[0]] {
             let outcome = driver.run(&*engine, mix, plan.beyond_threads, 2 * self.duration())?;
             self.report(&format!("{name}, {}: {}", plural(plan.beyond_threads), mix.name), outcome)?;
         }
+        self.index_bytes(&name, &*engine, plan.beyond_rows())?;
         // All of it would take longer than what is measured; every read above was checked, too.
         for number in 0..CHECKED_ROWS {
             driver.read(&*engine, number, true)?;
@@ -147,7 +197,7 @@ impl Task {
 
     fn overwrite(&self) -> Result<()> {
         let plan = &self.plan;
-        let driver = Driver::new(plan.overwrite_rows, SMALL_VALUE_BYTES, plan.seed)?;
+        let driver = Driver::new(plan.overwrite_rows, LARGE_VALUE_BYTES, plan.seed)?;
         let written_before = measure::written_bytes()?;
         let engine = self.engine.open(&self.directory, self.synced_options())?;
         driver.load(&*engine, 1, SYNCED_BATCH_ROWS, 0)?;
@@ -173,7 +223,7 @@ impl Task {
             written_bytes: Some(written),
             ..Cost::default()
         };
-        let name = format!("100 B, everything overwritten {} times", plan.overwrite_passes);
+        let name = format!("1 KiB, everything overwritten {} times", plan.overwrite_passes);
         self.put(
             &format!("{name}, fsync per 1000 rows"),
             operations as f64 / elapsed.as_secs_f64(),

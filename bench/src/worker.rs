@@ -53,30 +53,52 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn step(&mut self, whole: bool) -> Result<()> {
+    /// An operation every `interval`, for `duration`; or for twice as long, where it cannot keep up.
+    pub fn run_steadily(mut self, interval: Duration, duration: Duration, tally: &mut Tally) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let after = interval.mul_f64(tally.operations as f64);
+            if after >= duration || began.elapsed() > 2 * duration {
+                return Ok(());
+            }
+            // Others may have the processor meanwhile.
+            while began.elapsed() < after {
+                std::thread::yield_now();
+            }
+            let is_read = self.step(false)?;
+            tally.operations += 1;
+            if is_read {
+                tally.sample(began.elapsed() - after);
+            }
+        }
+    }
+
+    /// One operation. Returns whether it only read one row.
+    fn step(&mut self, whole: bool) -> Result<bool> {
         let Mix { read, update, insert, scan, .. } = self.mix;
         let percent = self.random.below(100);
         if percent < read {
             let number = self.choose();
-            self.driver.read(self.engine, number, whole)
-        } else if percent < read + update {
+            self.driver.read(self.engine, number, whole)?;
+            return Ok(true);
+        }
+        if percent < read + update {
             let number = self.choose();
-            self.write(number)
+            self.write(number)?;
         } else if percent < read + update + insert {
             let number = self.driver.take_insert();
             self.write(number)?;
             self.inserted.push(number);
-            Ok(())
         } else if percent < read + update + insert + scan {
             let start = rows::key(self.choose());
             let rows_max = 1 + self.random.below(SCAN_ROWS_MAX) as usize;
             self.driver.scan(self.engine, &start, rows_max, whole)?;
-            Ok(())
         } else {
             let number = self.choose();
             self.driver.read(self.engine, number, whole)?;
-            self.write(number)
+            self.write(number)?;
         }
+        Ok(false)
     }
 
     fn write(&mut self, number: u64) -> Result<()> {

@@ -34,8 +34,10 @@
 #![forbid(unsafe_code)]
 
 mod btree;
+mod engine;
 pub mod filter;
 pub mod hash;
+mod locator;
 pub mod tail;
 
 /// Holds README.md to what it shows.
@@ -46,12 +48,11 @@ struct Readme;
 use std::ops::Bound;
 
 pub use btree::BTreeIndex;
+pub use engine::{Index, Lookup};
 pub use filter::{Filter, FilterBuilder, FilterError};
-pub use hash::{
-    CheckpointError, Full, HashFunction, HashIndex, HashReader, InsertError, LocatorError, PackedLocator,
-    xxh3,
-};
-pub use tail::{OrderedTail, TailCursor, TailEntry, TailEntryRef, TailLayers};
+pub use hash::{CheckpointError, Full, HashFunction, HashIndex, HashReader, InsertError, xxh3};
+pub use locator::{LocatorError, PackedLocator};
+pub use tail::{OrderedTail, TailCursor, TailEntry, TailEntryRef, TailKeys, TailLayers};
 
 /// Where the data of a key lies, for an [`OrderedIndex`]. The index stores it and hands it back; only the caller gives it meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

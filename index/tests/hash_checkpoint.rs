@@ -8,6 +8,9 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use paddock_index::{CheckpointError, HashIndex, PackedLocator};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 const PAGE_BYTES: usize = 4096;
 const POSITION: u64 = 0x0123_4567_89ab_cdef;
@@ -145,6 +148,39 @@ fn with_header(mut bytes: Vec<u8>, offset: usize, field: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Gives each page the checksum of what it holds, and the header's.
+fn sealed(bytes: Vec<u8>) -> Vec<u8> {
+    let mut bytes = with_header(bytes, 0, b"");
+    let mark: [u8; 4] = bytes[12..16].try_into().unwrap();
+    for page in bytes.chunks_exact_mut(PAGE_BYTES).skip(1) {
+        page[4..8].copy_from_slice(&mark);
+        let crc = crc32fast::hash(&page[4..]);
+        page[..4].copy_from_slice(&crc.to_le_bytes());
+    }
+    bytes
+}
+
+proptest! {
+    /// Whatever stands under checksums that are right: it is read or refused, and there is no third way.
+    #[test]
+    fn forged_checkpoints_are_read_or_refused(
+        keys in 0..700_u32,
+        changes in vec((any::<Index>(), vec(any::<u8>(), 1..20)), 1..6),
+    ) {
+        let mut bytes = written(&filled(keys), POSITION);
+        for (at, change) in changes {
+            // Most of them where they do not only break the zeros that must be there.
+            let at = at.index(bytes.len());
+            let at = if at % 3 == 0 { at } else { at % 80 + at / PAGE_BYTES * PAGE_BYTES };
+            let end = bytes.len().min(at + change.len());
+            bytes[at..end].copy_from_slice(&change[..end - at]);
+        }
+        if let Ok((index, _)) = read(&sealed(bytes)) {
+            prop_assert_eq!(index.locators().count(), index.len());
+        }
+    }
+}
+
 #[test]
 fn an_intact_header_that_cannot_be_is_refused_for_what_it_is() {
     let bytes = written(&filled(KEYS), POSITION);
@@ -175,6 +211,16 @@ fn a_header_that_promises_much_allocates_nothing_for_it() {
     let (index, _) = read(&[&much[..PAGE_BYTES], &end].concat()).unwrap();
     assert!(index.is_empty());
     assert!(index.memory_bytes() < 100_000, "{} bytes", index.memory_bytes());
+}
+
+/// Entries that lie far apart would each take a block of their own: they are packed instead.
+#[test]
+fn few_entries_in_many_buckets_take_little_memory() {
+    let bytes = written(&filled(KEYS), POSITION);
+    let sparse = sealed(with_header(bytes, 48, &u32::to_le_bytes(1 << 30)));
+    let (index, _) = read(&sparse).unwrap();
+    assert_holds_all(&index, KEYS);
+    assert!(index.memory_bytes() < 20_000_000, "{} bytes", index.memory_bytes());
 }
 
 #[test]

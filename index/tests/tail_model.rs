@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use paddock_index::{OrderedTail, PackedLocator, TailCursor, TailEntry, TailLayers};
+use paddock_index::{OrderedTail, PackedLocator, TailCursor, TailEntry, TailKeys, TailLayers};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -19,7 +19,7 @@ type Entry = (Vec<u8>, u64, PackedLocator, bool);
 enum Operation {
     /// So many keys, that a merge is due now and then.
     Push(Vec<(Vec<u8>, bool)>),
-    Look(Vec<Step>),
+    Look(Vec<Step>, u64),
     Newest(Vec<u8>, u64),
 }
 
@@ -56,7 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         4 => vec((key(), any::<bool>()), 1..12).prop_map(Operation::Push),
-        2 => vec(step(), 1..40).prop_map(Operation::Look),
+        2 => (vec(step(), 1..40), 0..200_u64).prop_map(|(steps, at)| Operation::Look(steps, at)),
         2 => (key(), 0..200_u64).prop_map(|(key, at)| Operation::Newest(key, at)),
     ]
 }
@@ -72,46 +72,69 @@ fn entries(model: &Model) -> Vec<Entry> {
     model.iter().map(entry).collect()
 }
 
-fn entry(cursor: &TailCursor) -> Option<Entry> {
-    cursor.entry().map(|entry| (entry.key.to_vec(), entry.sequence, entry.locator, entry.tombstone))
+/// A cursor over versions, or over keys.
+trait Walk {
+    fn entry(&self) -> Option<Entry>;
+    fn go(&mut self, step: &Step);
 }
 
-/// A cursor by the model: 0 stands before the first entry, n on the n-th, n + 1 behind the last of n.
-fn walk(layers: &TailLayers, model: &Model, steps: &[Step]) -> Result<(), TestCaseError> {
-    let expected = entries(model);
-    let mut cursor = layers.cursor();
+macro_rules! walk {
+    ($cursor:ty) => {
+        impl Walk for $cursor {
+            fn entry(&self) -> Option<Entry> {
+                self.entry().map(|entry| (entry.key.to_vec(), entry.sequence, entry.locator, entry.tombstone))
+            }
+
+            fn go(&mut self, step: &Step) {
+                match step {
+                    Step::Next => self.next(),
+                    Step::Back => self.prev(),
+                    Step::Seek(lower) => self.seek(borrowed(lower)),
+                    Step::SeekBack(upper) => self.seek_back(borrowed(upper)),
+                }
+            }
+        }
+    };
+}
+
+walk!(TailCursor);
+walk!(TailKeys);
+
+/// Each key with its newest version up to a sequence.
+fn keys(model: &Model, at: u64) -> Vec<Entry> {
+    let mut keys = entries(model);
+    keys.retain(|(_, sequence, ..)| *sequence <= at);
+    keys.dedup_by(|later, first| later.0 == first.0);
+    keys
+}
+
+/// A cursor by what it should give: 0 stands before the first entry, n on the n-th, n + 1 behind the last of n.
+fn walk(cursor: &mut impl Walk, expected: &[Entry], steps: &[Step]) -> Result<(), TestCaseError> {
     let mut at = 0;
     for step in steps {
-        match step {
-            Step::Next => {
-                cursor.next();
-                at = (at + 1).min(expected.len() + 1);
-            }
-            Step::Back => {
-                cursor.prev();
-                at = at.saturating_sub(1);
-            }
+        cursor.go(step);
+        at = match step {
+            Step::Next => (at + 1).min(expected.len() + 1),
+            Step::Back => at.saturating_sub(1),
             Step::Seek(lower) => {
-                cursor.seek(borrowed(lower));
                 let left_out = |entry: &Entry| match lower {
                     Bound::Included(key) => entry.0 < *key,
                     Bound::Excluded(key) => entry.0 <= *key,
                     Bound::Unbounded => false,
                 };
-                at = expected.iter().take_while(|entry| left_out(entry)).count() + 1;
+                expected.iter().take_while(|entry| left_out(entry)).count() + 1
             }
             Step::SeekBack(upper) => {
-                cursor.seek_back(borrowed(upper));
                 let let_in = |entry: &Entry| match upper {
                     Bound::Included(key) => entry.0 <= *key,
                     Bound::Excluded(key) => entry.0 < *key,
                     Bound::Unbounded => true,
                 };
-                at = expected.iter().take_while(|entry| let_in(entry)).count();
+                expected.iter().take_while(|entry| let_in(entry)).count()
             }
-        }
+        };
         let expected = at.checked_sub(1).and_then(|number| expected.get(number)).cloned();
-        prop_assert_eq!(entry(&cursor), expected, "after {:?}", step);
+        prop_assert_eq!(cursor.entry(), expected, "after {:?}", step);
     }
     Ok(())
 }
@@ -121,13 +144,13 @@ fn assert_same(layers: &TailLayers, model: &Model) -> Result<(), TestCaseError> 
     let mut cursor = layers.cursor();
     let forward: Vec<Entry> = std::iter::from_fn(|| {
         cursor.next();
-        entry(&cursor)
+        Walk::entry(&cursor)
     })
     .collect();
     prop_assert_eq!(&forward, &expected);
     let mut back: Vec<Entry> = std::iter::from_fn(|| {
         cursor.prev();
-        entry(&cursor)
+        Walk::entry(&cursor)
     })
     .collect();
     back.reverse();
@@ -153,9 +176,12 @@ fn check(operations: &[Operation], ascending: bool) -> Result<(), TestCaseError>
                     model.insert((key.clone(), Reverse(sequence)), (locator, *tombstone));
                 }
             }
-            Operation::Look(steps) => {
+            Operation::Look(steps, at) => {
+                let at = if ascending { *at } else { at * 5000 };
                 let layers = tail.layers();
-                walk(&layers, &model, steps)?;
+                walk(&mut layers.cursor(), &entries(&model), steps)?;
+                walk(&mut layers.keys(at), &keys(&model, at), steps)?;
+                walk(&mut layers.keys(u64::MAX), &keys(&model, u64::MAX), steps)?;
                 kept.push((layers, model.clone()));
             }
             Operation::Newest(key, at) => {

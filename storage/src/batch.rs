@@ -26,6 +26,17 @@ pub struct LogEntries {
 
 impl LogEntries {
     /// The sequence of the last entry (`first - 1` when there is none).
+    ///
+    /// ```
+    /// use paddock_storage::{LogEntries, RowsBuilder, Sequence};
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.delete(b"heron")?;
+    /// rows.delete(b"robin")?;
+    /// let entries = LogEntries { epoch: 1, first: Sequence(7), log_time_ms: 0, rows: rows.finish() };
+    /// assert_eq!(entries.last(), Sequence(8));
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn last(&self) -> Sequence {
         // Saturates, since a peer may send any first sequence.

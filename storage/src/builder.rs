@@ -23,6 +23,15 @@ impl Builder {
     }
 
     /// All options at once.
+    ///
+    /// ```
+    /// use paddock_storage::{Options, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let options = Options::new().segment_bytes(16 << 20);
+    /// let store = Store::builder(directory.path()).options(options).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn options(mut self, options: Options) -> Builder {
         self.options = options;
@@ -30,6 +39,14 @@ impl Builder {
     }
 
     /// See [`Options::segment_bytes`].
+    ///
+    /// ```
+    /// use paddock_storage::Store;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).segment_bytes(16 << 20).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Builder {
         self.options = self.options.segment_bytes(bytes);
@@ -37,6 +54,14 @@ impl Builder {
     }
 
     /// See [`Options::extent_bytes`].
+    ///
+    /// ```
+    /// use paddock_storage::Store;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).extent_bytes(64 << 10).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn extent_bytes(mut self, bytes: u64) -> Builder {
         self.options = self.options.extent_bytes(bytes);
@@ -44,6 +69,14 @@ impl Builder {
     }
 
     /// See [`Options::memory_bytes`].
+    ///
+    /// ```
+    /// use paddock_storage::Store;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).memory_bytes(256 << 20).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn memory_bytes(mut self, bytes: u64) -> Builder {
         self.options = self.options.memory_bytes(bytes);
@@ -51,6 +84,14 @@ impl Builder {
     }
 
     /// See [`Options::mapping`].
+    ///
+    /// ```
+    /// use paddock_storage::{Mapping, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).mapping(Mapping::Never).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn mapping(mut self, mapping: Mapping) -> Builder {
         self.options = self.options.mapping(mapping);
@@ -58,6 +99,17 @@ impl Builder {
     }
 
     /// See [`Options::disk`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::Store;
+    /// use paddock_storage::disk::SystemDisk;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).disk(Arc::new(SystemDisk)).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn disk(mut self, disk: Arc<dyn Disk>) -> Builder {
         self.options = self.options.disk(disk);
@@ -65,6 +117,14 @@ impl Builder {
     }
 
     /// See [`Options::durability`].
+    ///
+    /// ```
+    /// use paddock_storage::{Durability, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).durability(Durability::Buffered).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Builder {
         self.options = self.options.durability(durability);
@@ -72,6 +132,17 @@ impl Builder {
     }
 
     /// See [`Options::sync_interval`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use paddock_storage::{Durability, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let second = Duration::from_secs(1);
+    /// let store = Store::builder(directory.path()).durability(Durability::Interval).sync_interval(second).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn sync_interval(mut self, interval: Duration) -> Builder {
         self.options = self.options.sync_interval(interval);
@@ -79,6 +150,14 @@ impl Builder {
     }
 
     /// See [`Options::mark_idle_after`].
+    ///
+    /// ```
+    /// use paddock_storage::Store;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).mark_idle_after(None).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn mark_idle_after(mut self, idle: Option<Duration>) -> Builder {
         self.options = self.options.mark_idle_after(idle);
@@ -86,6 +165,15 @@ impl Builder {
     }
 
     /// Opens the store, or makes a new one.
+    ///
+    /// ```
+    /// use paddock_storage::Store;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).segment_bytes(1 << 20).open()?;
+    /// assert!(store.recovery().created);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Store::open`].

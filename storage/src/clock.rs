@@ -27,18 +27,32 @@ type NowMs = dyn Fn() -> u64 + Send + Sync;
 
 impl Clock {
     /// The system's clock.
+    ///
+    /// ```
+    /// assert!(paddock_storage::Clock::system().now_ms() > 1_700_000_000_000);
+    /// ```
     #[must_use]
     pub fn system() -> Clock {
         Clock(None)
     }
 
     /// A clock that asks `now_ms` for the milliseconds since 1970. It should not go back: what has expired would return.
+    ///
+    /// ```
+    /// let noon = paddock_storage::Clock::from_fn(|| 43_200_000);
+    /// assert_eq!(noon.now_ms(), 43_200_000);
+    /// ```
     #[must_use]
     pub fn from_fn(now_ms: impl Fn() -> u64 + Send + Sync + 'static) -> Clock {
         Clock(Some(Arc::new(now_ms)))
     }
 
     /// Milliseconds since 1970.
+    ///
+    /// ```
+    /// let clock = paddock_storage::Clock::from_fn(|| 7);
+    /// assert_eq!(clock.now_ms(), 7);
+    /// ```
     #[must_use]
     pub fn now_ms(&self) -> u64 {
         self.0.as_ref().map_or_else(system_ms, |now_ms| now_ms())

@@ -129,6 +129,32 @@ pub fn segment_seeds() -> Vec<Vec<u8>> {
     [0, 1, 4].map(|batches| written(batches).unwrap_or_else(|error| panic!("{error}"))).into()
 }
 
+/// Copies rows as appending does, for benchmarks.
+pub fn stamp(rows: &Rows, first: Sequence, buffer: &mut Vec<u8>) -> u32 {
+    rows.stamp_into(first, buffer)
+}
+
+/// Walks rows without verifying them, for benchmarks. Gives how many there are.
+#[must_use]
+pub fn walk(bytes: &[u8]) -> usize {
+    count(bytes, decode_stored)
+}
+
+/// Verifies rows, one after the other, for benchmarks. Gives how many there are.
+#[must_use]
+pub fn verify(bytes: &[u8]) -> usize {
+    count(bytes, |bytes| verified(bytes).ok())
+}
+
+fn count(mut bytes: &[u8], read: impl Fn(&[u8]) -> Option<StoredRow<'_>>) -> usize {
+    let mut count = 0;
+    while let Some(stored) = read(bytes) {
+        bytes = &bytes[stored.bytes.len()..];
+        count += 1;
+    }
+    count
+}
+
 fn example() -> Rows {
     let mut rows = RowsBuilder::new();
     let options = PutOptions { expires_at_ms: Some(1_800_000_000_000), content_type: Some("text/plain") };

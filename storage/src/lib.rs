@@ -56,7 +56,7 @@ mod commit;
 mod compaction;
 #[allow(dead_code, reason = "compaction is about to use it")]
 mod contents;
-#[allow(dead_code, reason = "runs are about to use it")]
+#[allow(dead_code, reason = "compaction is about to use it")]
 mod data_file;
 mod directory;
 pub mod disk;
@@ -74,9 +74,8 @@ mod header;
 mod lock;
 mod maintenance;
 mod manifest;
-#[allow(dead_code, reason = "runs are about to use it")]
+#[allow(dead_code, reason = "compaction is about to use it")]
 mod memory;
-#[allow(dead_code, unreachable_code, unused_variables, reason = "until runs land")]
 mod merge_cursor;
 mod options;
 mod pending;
@@ -88,7 +87,7 @@ mod recovery;
 mod replicated;
 mod row;
 mod row_buffer;
-#[allow(dead_code, reason = "the engine is about to write and read them")]
+#[allow(dead_code, reason = "compaction is about to write and read them")]
 mod run;
 mod segment;
 mod snapshot;
@@ -118,7 +117,11 @@ pub use row::{
     RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
 };
 pub use run::Compression;
+<<<<<<< HEAD
 pub use snapshot::Snapshot;
+=======
+#[allow(dead_code, reason = "compaction is about to write and read them")]
+>>>>>>> main
 pub use store::Store;
 pub use write::{Conflict, Expected, WriteBatch, WriteOptions};
 

@@ -64,6 +64,14 @@ impl Default for Options {
 
 impl Options {
     /// The defaults.
+    ///
+    /// ```
+    /// use paddock_storage::{Options, ReplicatedStore};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -71,6 +79,12 @@ impl Options {
 
     /// When a segment is full and the next one begins: 64 MiB by default, 4 KiB to 1 GiB (a batch that is larger
     /// gets a segment to itself). May change from one opening to the next.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    ///
+    /// let options = Options::new().segment_bytes(16 << 20);
+    /// ```
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
@@ -79,6 +93,12 @@ impl Options {
 
     /// How much of a segment is filled with zeros at a time, ahead of the rows: 4 MiB by default, at least 4 KiB.
     /// More means rarer pauses, less a smaller empty store.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    ///
+    /// let options = Options::new().segment_bytes(1 << 20).extent_bytes(64 << 10);
+    /// ```
     #[must_use]
     pub fn extent_bytes(mut self, bytes: u64) -> Self {
         self.extent_bytes = bytes.clamp(EXTENT_BYTES_MIN, SEGMENT_BYTES_MAX);
@@ -88,6 +108,12 @@ impl Options {
     /// How much memory the store may use: by default half of what the machine has, or of what the process's control group
     /// allows, if that is less. In it are the files that are mapped (5/8), the indexes (1/4), and decompressed blocks (1/8);
     /// what is read by system calls comes from the kernel's cache, beside it. A process with several stores divides.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    ///
+    /// let options = Options::new().memory_bytes(256 << 20);
+    /// ```
     #[must_use]
     pub fn memory_bytes(mut self, bytes: u64) -> Self {
         self.memory_bytes = Some(bytes);
@@ -95,6 +121,12 @@ impl Options {
     }
 
     /// Which files are mapped into memory: by default as many as fit the budget.
+    ///
+    /// ```
+    /// use paddock_storage::{Mapping, Options};
+    ///
+    /// let options = Options::new().mapping(Mapping::Never);
+    /// ```
     #[must_use]
     pub fn mapping(mut self, mapping: Mapping) -> Self {
         self.mapping = mapping;
@@ -102,6 +134,15 @@ impl Options {
     }
 
     /// Another disk than the operating system's.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::Options;
+    /// use paddock_storage::disk::SystemDisk;
+    ///
+    /// let options = Options::new().disk(Arc::new(SystemDisk));
+    /// ```
     #[must_use]
     pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
         self.disk = disk;
@@ -110,6 +151,12 @@ impl Options {
 
     /// How durable writes are that do not say so themselves: on the disk ([`Durability::Sync`]) by default. Of a
     /// [`crate::ReplicatedStore`], whose owner decides when to fsync, it changes nothing.
+    ///
+    /// ```
+    /// use paddock_storage::{Durability, Options};
+    ///
+    /// let options = Options::new().durability(Durability::Interval);
+    /// ```
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
@@ -117,6 +164,15 @@ impl Options {
     }
 
     /// How long after a write of [`Durability::Interval`] its fsync begins at the latest: 100 ms by default.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use paddock_storage::{Durability, Options};
+    ///
+    /// // At most a second of writes is lost with the machine.
+    /// let options = Options::new().durability(Durability::Interval).sync_interval(Duration::from_secs(1));
+    /// ```
     #[must_use]
     pub fn sync_interval(mut self, interval: Duration) -> Self {
         self.sync_interval = interval;
@@ -124,6 +180,16 @@ impl Options {
     }
 
     /// Another clock than the system's.
+    ///
+    /// ```
+    /// use paddock_storage::{Clock, Options, Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// // Where it is always the first of January 1970, nothing expires.
+    /// let options = Options::new().clock(Clock::from_fn(|| 0));
+    /// let store = Store::builder(directory.path()).options(options).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -133,6 +199,12 @@ impl Options {
     /// How long nobody has written before the store notes in its log that all of it is durable: 10 ms by default. Until
     /// then, damage to the last batch of the log cannot be told from a write that a crash tore. `None`: only closing the
     /// store, and later writes, do so; then a store that nobody uses does nothing, for tests that count.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    ///
+    /// let options = Options::new().mark_idle_after(None);
+    /// ```
     #[must_use]
     pub fn mark_idle_after(mut self, idle: Option<Duration>) -> Self {
         self.mark_idle_after = idle;

@@ -12,12 +12,25 @@ impl Sequence {
     pub const MAX: Sequence = Sequence((1 << 48) - 1);
 
     /// The one after this.
+    ///
+    /// ```
+    /// use paddock_storage::Sequence;
+    ///
+    /// assert_eq!(Sequence(1).next(), Sequence(2));
+    /// ```
     #[must_use]
     pub fn next(self) -> Sequence {
         Sequence(self.0.saturating_add(1))
     }
 
     /// The one before this; 0 stays 0.
+    ///
+    /// ```
+    /// use paddock_storage::Sequence;
+    ///
+    /// assert_eq!(Sequence(2).previous(), Sequence(1));
+    /// assert_eq!(Sequence(0).previous(), Sequence(0));
+    /// ```
     #[must_use]
     pub fn previous(self) -> Sequence {
         Sequence(self.0.saturating_sub(1))

@@ -37,11 +37,33 @@ use crate::snapshot::Snapshot;
 pub trait Readable {
     /// A key's record: its value, and the version of the write that made it.
     ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// let version = store.insert("robin", "red")?;
+    /// let record = store.get_record(b"robin")?.unwrap();
+    /// assert_eq!((&record.value[..], record.version), (&b"red"[..], version));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`crate::Error::Corrupt`] when the row is damaged, [`crate::Error::Io`].
     fn get_record(&self, key: &[u8]) -> Result<Option<Record>>;
 
     /// The version alone. It is read from the row, which is verified, but nothing is copied.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// let version = store.insert("robin", "red")?;
+    /// assert_eq!(store.version(b"robin")?, Some(version));
+    /// assert_eq!(store.version(b"wren")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Readable::get_record`].
@@ -49,19 +71,64 @@ pub trait Readable {
 
     /// How many keys have a value: those too that have expired and were not dropped yet. An estimate, about one in a hundred
     /// off, while part of a store's keys is not in its index for want of memory.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("robin", "red")?;
+    /// assert_eq!(store.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn len(&self) -> u64;
 
     /// The records between two keys, in the order of their keys, from either end.
     ///
     /// It is a consistent view: what was true when it was made, whatever is written while it goes on.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// for key in ["heron", "robin", "wren"] {
+    ///     store.insert(key, "")?;
+    /// }
+    /// let keys: Result<Vec<_>, _> = store.range("i"..="wren").rev().map(|record| record.map(|r| r.key)).collect();
+    /// assert_eq!(keys?, ["wren", "robin"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Range;
 
     /// All records, as [`Readable::range`] gives them.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("wren", "brown")?;
+    /// store.insert("robin", "red")?;
+    /// assert_eq!(store.iter().next().unwrap()?.key, "robin");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn iter(&self) -> Range {
         self.range::<&[u8]>(..)
     }
 
     /// A key's value.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("robin", "red")?;
+    /// assert_eq!(store.get(b"robin")?.as_deref(), Some(&b"red"[..]));
+    /// assert_eq!(store.get(b"wren")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Readable::get_record`].
@@ -71,6 +138,16 @@ pub trait Readable {
 
     /// Whether a key has a value.
     ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("robin", "red")?;
+    /// assert!(store.contains_key(b"robin")? && !store.contains_key(b"wren")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Readable::get_record`].
     fn contains_key(&self, key: &[u8]) -> Result<bool> {
@@ -78,11 +155,34 @@ pub trait Readable {
     }
 
     /// Whether no key has a value.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// assert!(store.is_empty());
+    /// store.insert("robin", "red")?;
+    /// assert!(!store.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The records whose keys begin with `prefix`, as [`Readable::range`] gives them.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// for key in ["robin", "rook", "wren"] {
+    ///     store.insert(key, "")?;
+    /// }
+    /// assert_eq!(store.prefix(b"ro").count(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn prefix(&self, prefix: &[u8]) -> Range {
         let end = prefix_end(prefix).map_or(Bound::Unbounded, Bound::Excluded);
         self.range((Bound::Included(prefix.to_vec()), end))
@@ -103,12 +203,30 @@ impl Reader {
     }
 
     /// The last entry that is applied: what an answer given now reflects at least.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, Readable, ReplicatedStore, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// let reader = store.reader();
+    /// assert_eq!(reader.applied(), Sequence(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn applied(&self) -> Sequence {
         self.contents.applied()
     }
 
     /// What is true now, for as long as you keep it.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, Readable, ReplicatedStore, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// let snapshot = store.reader().snapshot();
+    /// assert_eq!(snapshot.sequence(), Sequence(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(self.contents.clone(), self.expiry.now())
@@ -116,6 +234,24 @@ impl Reader {
 
     /// At most `records_max` records after a key, in the order of their keys, and no more than fit into
     /// `bytes_max` bytes of keys and values (but at least one where there is one); and whether more follow.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, Readable, ReplicatedStore, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// let reader = store.reader();
+    /// let (mut after, mut all) = (None, Vec::new());
+    /// loop {
+    ///     let (records, more) = reader.page(after.as_deref(), 100, 1 << 20)?;
+    ///     after = records.last().map(|record| record.key.clone());
+    ///     all.extend(records);
+    ///     if !more {
+    ///         break;
+    ///     }
+    /// }
+    /// assert_eq!(all.len() as u64, reader.len());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Readable::get_record`].

@@ -48,8 +48,7 @@ pub use read::Verification;
 /// read from any thread.
 ///
 /// ```
-/// use paddock_storage::{LogEntries, Options, Readable, ReplicatedStore, RowsBuilder, Sequence};
-///
+/// # use paddock_storage::{LogEntries, Options, Readable, ReplicatedStore, RowsBuilder, Sequence};
 /// # let directory = tempfile::tempdir()?;
 /// # let path = directory.path().join("replica");
 /// let mut store = ReplicatedStore::open(&path, Options::new())?;
@@ -150,6 +149,15 @@ impl ReplicatedStore {
     /// Opens a store, or makes a new one where there is none, missing parent directories included. Takes the lock,
     /// verifies the whole log, and builds the index up to what the log proves to be committed.
     ///
+    /// ```
+    /// use paddock_storage::{Error, Options, ReplicatedStore};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert!(matches!(ReplicatedStore::open(directory.path(), Options::new()), Err(Error::Locked { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Locked`], [`Error::Corrupt`], [`Error::Format`], [`Error::WrongKind`], [`Error::Io`],
     /// [`Error::DiskFull`] (only in making a store).
@@ -158,48 +166,139 @@ impl ReplicatedStore {
     }
 
     /// What opening found: how many entries, whether a torn tail was dropped.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert!(store.recovery().created);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn recovery(&self) -> &Recovery {
         &self.recovery
     }
 
     /// The store's directory, as an absolute path.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert!(store.path().is_absolute());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.directory.path
     }
 
     /// What tells this store from any other: random, made with it.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert_eq!(store.store_id().to_string().len(), 32);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn store_id(&self) -> StoreId {
         self.manifest.store_id
     }
 
     /// The last entry appended.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, Position, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// assert_eq!(store.last(), Position { epoch: 1, sequence: Sequence(1) });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn last(&self) -> Position {
         Position { epoch: self.chain.epoch, sequence: self.chain.next.previous() }
     }
 
     /// Everything up to here is on the disk for certain.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// assert_eq!(store.durable(), Sequence(0));
+    /// store.sync()?;
+    /// assert_eq!(store.durable(), Sequence(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn durable(&self) -> Sequence {
         self.durable
     }
 
     /// Everything up to here is in the index. After opening: the smaller of `known_commit()` and `last()`.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// assert_eq!(store.applied(), Sequence(0));
+    /// store.sync()?;
+    /// store.apply(Sequence(1))?;
+    /// assert_eq!(store.applied(), Sequence(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn applied(&self) -> Sequence {
         self.contents.applied()
     }
 
     /// The commit that the log itself proves, a lower bound after a restart.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// store.sync()?;
+    /// store.apply(Sequence(1))?;
+    /// assert_eq!(store.known_commit(), Sequence(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn known_commit(&self) -> Sequence {
         self.known_commit
     }
 
     /// Where each epoch of the log begins, ascending. Only epochs with entries.
+    ///
+    /// ```
+    /// # use paddock_storage::{EpochStart, LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// assert_eq!(store.epochs(), [EpochStart { epoch: 1, first: Sequence(1) }]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn epochs(&self) -> &[EpochStart] {
         &self.epochs
@@ -207,6 +306,23 @@ impl ReplicatedStore {
 
     /// Advances the index over entries up to `through`: from now on readers see them, all of one call at once,
     /// and they can no longer be cut off. Reads nothing from the disk. What is applied already is no error.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, Readable, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// let reader = store.reader();
+    /// store.sync()?;
+    /// assert_eq!(reader.get(b"heron")?, None);
+    /// store.apply(Sequence(1))?;
+    /// assert_eq!(reader.get(b"heron")?.as_deref(), Some(&b"grey"[..]));
+    /// assert!(store.apply(Sequence(2)).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Misplaced`] beyond `last()`.
@@ -222,6 +338,14 @@ impl ReplicatedStore {
     }
 
     /// A small durable value of the owner's, empty in a new store.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert!(store.metadata().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn metadata(&self) -> &[u8] {
         &self.manifest.metadata
@@ -230,6 +354,15 @@ impl ReplicatedStore {
     /// Replaces the owner's value, durably: at most [`crate::METADATA_BYTES_MAX`] bytes. A crash leaves the old or
     /// the new one. Works on a full disk, too: room for it is kept (where the file system can exchange two files, and
     /// write in place, as ext4 and XFS do).
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// store.set_metadata(b"epoch 7")?;
+    /// assert_eq!(store.metadata(), b"epoch 7");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::TooLarge`]; [`Error::DiskFull`] (nothing changed); [`Error::Io`] and [`Error::Poisoned`].
@@ -243,12 +376,29 @@ impl ReplicatedStore {
     }
 
     /// A read handle, which sees what is applied.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, Readable, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// let reader = store.reader();
+    /// assert_eq!(std::thread::spawn(move || reader.get(b"heron")).join().unwrap()?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn reader(&self) -> Reader {
         Reader::new(self.contents.clone(), self.expiry.clone())
     }
 
     /// Figures for graphs and budgets.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert_eq!(store.stats().records, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         let contents = &self.contents;
@@ -266,6 +416,18 @@ impl ReplicatedStore {
 
     /// Makes everything durable, gives unused preallocation back (all but the headroom for a full disk), and lets go
     /// of the lock. Dropping the store instead is safe too, and is what a crash does.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// store.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Poisoned`].

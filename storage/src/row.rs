@@ -10,6 +10,7 @@
 //!
 //! It does not know what a row's expiry means: that is a matter of the owner's clock.
 
+mod checksums;
 mod codec;
 mod content_type;
 mod rows;
@@ -99,6 +100,13 @@ pub(crate) struct StoredRow<'a> {
 
 impl<'a> RowRef<'a> {
     /// The key; a marker has none.
+    ///
+    /// ```
+    /// use paddock_storage::RowRef;
+    ///
+    /// assert_eq!(RowRef::Delete { key: b"heron" }.key(), Some(&b"heron"[..]));
+    /// assert_eq!(RowRef::Marker { payload: b"epoch 2" }.key(), None);
+    /// ```
     #[must_use]
     pub fn key(&self) -> Option<&'a [u8]> {
         match self {
@@ -108,6 +116,10 @@ impl<'a> RowRef<'a> {
     }
 
     /// Whether it gives its key a value.
+    ///
+    /// ```
+    /// assert!(!paddock_storage::RowRef::Delete { key: b"heron" }.is_put());
+    /// ```
     #[must_use]
     pub fn is_put(&self) -> bool {
         matches!(self, RowRef::Put { .. })

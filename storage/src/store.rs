@@ -101,18 +101,48 @@ impl Store {
     }
 
     /// What opening found.
+    ///
+    /// ```
+    /// use paddock_storage::Store;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::open(directory.path())?;
+    /// assert!(store.recovery().created);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn recovery(&self) -> &Recovery {
         &self.recovery
     }
 
     /// The store's directory, as an absolute path.
+    ///
+    /// ```
+    /// use paddock_storage::Store;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::open(directory.path())?;
+    /// assert!(store.path().is_absolute());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// What is true now, for as long as you keep it. See [`Snapshot`].
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("robin", "red")?;
+    /// let before = store.snapshot();
+    /// store.remove("robin")?;
+    /// assert!(before.contains_key(b"robin")? && !store.contains_key(b"robin")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.reader.snapshot()

@@ -70,12 +70,28 @@ enum Expiry {
 
 impl WriteOptions {
     /// The defaults: unconditional, as durable as the store's options say, for ever, of no particular type.
+    ///
+    /// ```
+    /// use paddock_storage::{Expected, WriteOptions};
+    ///
+    /// assert_eq!(WriteOptions::new(), Expected::Any.into());
+    /// ```
     #[must_use]
     pub fn new() -> WriteOptions {
         WriteOptions::default()
     }
 
     /// When the write counts as done.
+    ///
+    /// ```
+    /// use paddock_storage::{Durability, WriteOptions};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = paddock_storage::Store::open(directory.path())?;
+    /// let options = WriteOptions::new().durability(Durability::Buffered);
+    /// assert!(store.insert_with("heron", "grey", options)?.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> WriteOptions {
         self.durability = Some(durability);
@@ -83,6 +99,17 @@ impl WriteOptions {
     }
 
     /// What its key must be like.
+    ///
+    /// ```
+    /// use paddock_storage::{Expected, WriteOptions};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = paddock_storage::Store::open(directory.path())?;
+    /// let options = WriteOptions::new().expected(Expected::Absent);
+    /// assert!(store.insert_with("heron", "grey", options)?.is_ok());
+    /// assert!(store.insert_with("heron", "blue", WriteOptions::new().expected(Expected::Absent))?.is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn expected(mut self, expected: Expected) -> WriteOptions {
         self.expected = expected;
@@ -91,6 +118,19 @@ impl WriteOptions {
 
     /// The value expires so long after it is written: from then on it is as if it were not there. Of a removal it changes
     /// nothing.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use paddock_storage::{Readable, WriteOptions};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = paddock_storage::Store::open(directory.path())?;
+    /// let options = WriteOptions::new().ttl(Duration::from_secs(60));
+    /// assert!(store.insert_with("heron", "grey", options)?.is_ok());
+    /// assert!(store.get_record(b"heron")?.unwrap().expires_at_ms.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> WriteOptions {
         self.expiry = Expiry::After(ttl);
@@ -98,6 +138,17 @@ impl WriteOptions {
     }
 
     /// The value expires at a time, in milliseconds since 1970. Takes the place of [`WriteOptions::ttl`].
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, WriteOptions};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = paddock_storage::Store::open(directory.path())?;
+    /// let options = WriteOptions::new().expires_at_ms(4_102_444_800_000);
+    /// assert!(store.insert_with("heron", "grey", options)?.is_ok());
+    /// assert_eq!(store.get_record(b"heron")?.unwrap().expires_at_ms, Some(4_102_444_800_000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn expires_at_ms(mut self, time_ms: u64) -> WriteOptions {
         self.expiry = Expiry::At(time_ms);
@@ -105,6 +156,17 @@ impl WriteOptions {
     }
 
     /// What the value is: visible ASCII, at most [`crate::CONTENT_TYPE_BYTES_MAX`] bytes. Of a removal it changes nothing.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, WriteOptions};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = paddock_storage::Store::open(directory.path())?;
+    /// let options = WriteOptions::new().content_type("text/plain");
+    /// assert!(store.insert_with("heron", "grey", options)?.is_ok());
+    /// assert_eq!(store.get_record(b"heron")?.unwrap().content_type.as_deref(), Some("text/plain"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn content_type(mut self, content_type: impl Into<String>) -> WriteOptions {
         self.content_type = Some(content_type.into());
@@ -156,12 +218,26 @@ pub struct WriteBatch {
 impl WriteBatch {
     /// A batch without writes. Where a write has a [`WriteOptions::ttl`], that runs from its being added here, by the
     /// system's clock ([`crate::Store::batch`] takes the store's).
+    ///
+    /// ```
+    /// assert!(paddock_storage::WriteBatch::new().is_empty());
+    /// ```
     #[must_use]
     pub fn new() -> WriteBatch {
         WriteBatch::default()
     }
 
     /// Adds a write of a value. Of several writes of one key the last one counts.
+    ///
+    /// ```
+    /// use paddock_storage::WriteBatch;
+    ///
+    /// let mut batch = WriteBatch::new();
+    /// batch.insert("heron", "grey")?.insert("robin", "red")?;
+    /// assert!(batch.insert("", "no key").is_err());
+    /// assert_eq!(batch.len(), 2);
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`crate::Error::EmptyKey`], [`crate::Error::TooLarge`]: the batch is as before.
@@ -172,6 +248,15 @@ impl WriteBatch {
 
     /// Adds a write of a value with options. What it expects is a condition of the whole batch, held against what is there
     /// before it; and the batch is as durable as the most durable of its writes asks for.
+    ///
+    /// ```
+    /// use paddock_storage::{Expected, WriteBatch, WriteOptions};
+    ///
+    /// let mut batch = WriteBatch::new();
+    /// batch.insert_with("heron", "grey", Expected::Absent)?;
+    /// batch.insert_with("robin", "red", WriteOptions::new().content_type("text/plain"))?;
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`WriteBatch::insert`]; [`crate::Error::ContentType`].
@@ -189,6 +274,14 @@ impl WriteBatch {
 
     /// Adds a removal.
     ///
+    /// ```
+    /// use paddock_storage::WriteBatch;
+    ///
+    /// let mut batch = WriteBatch::new();
+    /// batch.insert("heron", "grey")?.remove("robin")?;
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`WriteBatch::insert`].
     pub fn remove(&mut self, key: impl AsRef<[u8]>) -> Result<&mut WriteBatch> {
@@ -197,6 +290,14 @@ impl WriteBatch {
     }
 
     /// Adds a removal with options, as [`WriteBatch::insert_with`] has them.
+    ///
+    /// ```
+    /// use paddock_storage::{Expected, WriteBatch};
+    ///
+    /// let mut batch = WriteBatch::new();
+    /// batch.remove_with("robin", Expected::Present)?;
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`WriteBatch::insert`].
@@ -216,12 +317,31 @@ impl WriteBatch {
     }
 
     /// How many writes there are.
+    ///
+    /// ```
+    /// use paddock_storage::WriteBatch;
+    ///
+    /// let mut batch = WriteBatch::new();
+    /// batch.insert("heron", "grey")?.remove("heron")?;
+    /// assert_eq!(batch.len(), 2);
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows.count() as usize
     }
 
     /// Whether there are none.
+    ///
+    /// ```
+    /// use paddock_storage::WriteBatch;
+    ///
+    /// let mut batch = WriteBatch::new();
+    /// assert!(batch.is_empty());
+    /// batch.remove("heron")?;
+    /// assert!(!batch.is_empty());
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.count() == 0

@@ -15,13 +15,14 @@ pub struct Paddock {
 }
 
 impl Paddock {
-    /// The store has no cache of its own yet, so there is no budget to set.
+    /// The budget is for its index, its blocks, and the files that it maps.
     pub fn open(directory: &Path, options: Options) -> Result<Paddock> {
         let durability = match options.durability {
             Durability::Sync => paddock_storage::Durability::Sync,
             Durability::Buffered => paddock_storage::Durability::Buffered,
         };
-        Ok(Paddock { store: Store::builder(directory).durability(durability).open()? })
+        let builder = Store::builder(directory).memory_bytes(options.cache_bytes).durability(durability);
+        Ok(Paddock { store: builder.open()? })
     }
 }
 
@@ -66,6 +67,10 @@ impl Engine for Paddock {
     fn flush(&self) -> Result<()> {
         self.store.sync()?;
         Ok(())
+    }
+
+    fn index_bytes(&self) -> Result<Option<u64>> {
+        Ok(Some(self.store.stats()?.index_bytes))
     }
 
     fn close(self: Box<Self>) -> Result<()> {

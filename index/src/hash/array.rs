@@ -58,6 +58,17 @@ impl BucketArray {
         Some(&chunk[lower])
     }
 
+    /// The numbers of all buckets whose chunk was ever written to.
+    pub(super) fn made(&self) -> impl Iterator<Item = u32> + '_ {
+        // As many as there are buckets at most, which is 2^30.
+        let numbers = |chunk: usize| (chunk << FAN_OUT_BITS) as u32..((chunk + 1) << FAN_OUT_BITS) as u32;
+        let chunks = self.root.iter().zip(0..).filter_map(|(chunks, upper)| Some((chunks.get()?, upper)));
+        chunks.flat_map(move |(chunks, upper): (_, usize)| {
+            let made = chunks.iter().zip(0..).filter(|(chunk, _)| chunk.get().is_some());
+            made.flat_map(move |(_, middle): (_, usize)| numbers(upper << FAN_OUT_BITS | middle))
+        })
+    }
+
     /// Bytes of memory that it takes.
     pub(super) fn memory_bytes(&self) -> usize {
         self.bytes.load(Relaxed)
@@ -85,6 +96,9 @@ mod tests {
         assert_eq!(std::ptr::from_ref(array.get(5).unwrap()), first);
         assert_eq!(array.get(5).unwrap().link(), Some(9));
         assert_eq!(array.get(BUCKETS_MAX - 1).unwrap().link(), Some(8));
+        let all: Vec<u32> = array.made().collect();
+        let chunk = FAN_OUT as u32;
+        assert_eq!(all, (0..chunk).chain(BUCKETS_MAX - chunk..BUCKETS_MAX).collect::<Vec<_>>());
         assert_eq!(array.memory_bytes() - empty, 2 * (size_of::<Chunk>() + size_of::<Chunks>()));
     }
 }

@@ -12,8 +12,8 @@
 //! the locator is asked in any case. The locator itself is one word.
 
 use super::key_hash::Tag;
-use super::locator::PackedLocator;
 use super::word::Word;
+use crate::locator::PackedLocator;
 
 /// Slots per bucket.
 pub(super) const SLOTS: usize = 5;
@@ -64,6 +64,12 @@ impl Bucket {
     pub(super) fn link(&self) -> Option<u32> {
         // Acquire: the followed bucket's entries were stored before the link to it.
         Some(half(self.0[LINK_WORD].load(), 1)).filter(|number| *number != 0)
+    }
+
+    /// A load that nobody waits for. It stands for a prefetch instruction, which takes `unsafe`: nothing depends on
+    /// the loaded word, so the processor goes on while it comes.
+    pub(super) fn touch(&self) {
+        std::hint::black_box(self.0[LINK_WORD].load());
     }
 
     /// The entries in this bucket. Here no row is asked, so tag and locator must belong together: the locator

@@ -5,12 +5,17 @@ use std::io::{self, ErrorKind, Read, Write};
 use super::HashIndex;
 use super::array::BUCKETS_MAX;
 use super::key_hash::{HashFunction, KeyHash};
-use super::locator::PackedLocator;
 use super::page::{self, BadHeader, Content, ENTRIES_MAX, FORMAT, Header, Mark, PAGE_BYTES, PROOF_KEY};
 use super::state::BUCKETS_MIN;
 use super::table::Table;
 use super::walk::Walk;
 use super::writer::Full;
+use crate::locator::PackedLocator;
+
+/// A table that was loaded may take so many bytes, and so many more for each entry, before it is packed: a few keys
+/// in the many buckets of a table that has seen better days, or of a header that lies.
+const SPARSE_BYTES: usize = 16 << 20;
+const SPARSE_BYTES_PER_KEY: usize = 256;
 
 /// Why a checkpoint could not be written or loaded. Whatever is wrong with one: rebuild the index from the rows.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +95,8 @@ pub(super) fn read(
     if !(BUCKETS_MIN..=BUCKETS_MAX).contains(&header.buckets) {
         return Err(CheckpointError::Corrupt { offset: 0, reason: "the number of buckets is none" });
     }
-    // As many buckets cost nothing yet: their memory is allocated as entries come.
+    // As many buckets cost nothing yet: their memory is allocated as entries come, and not much more of it than
+    // they are worth.
     let mut index = HashIndex::with_buckets(header.seed, function, header.buckets);
     let mut read = 0;
     for number in 1..=u32::MAX {
@@ -98,6 +104,9 @@ pub(super) fn read(
             Content::Entries(entries) => {
                 read += entries.len() as u64;
                 index.add_all(&entries, &mut keep)?;
+                if index.memory_bytes() > SPARSE_BYTES + SPARSE_BYTES_PER_KEY * index.len() {
+                    index = index.packed()?;
+                }
             }
             Content::End(total) if total == read => return Ok((index, header.position)),
             Content::End(_) => return Err(pages.corrupt("it does not hold as many entries as it says")),
@@ -119,6 +128,18 @@ impl HashIndex {
             }
         }
         Ok(())
+    }
+
+    /// The same entries in as few buckets as they need.
+    fn packed(self) -> Result<Self, Full> {
+        let table = &*self.reader.table;
+        let mut packed = Self::with_buckets(table.seed, table.function, BUCKETS_MIN);
+        for home in table.homes.made() {
+            for (_, tag, locator) in table.chain(home).flat_map(|(_, bucket)| bucket.entries()) {
+                packed.writer.add(&packed.reader.table, KeyHash::of_entry(home, tag), locator)?;
+            }
+        }
+        Ok(packed)
     }
 }
 

@@ -33,7 +33,6 @@ mod array;
 mod bucket;
 mod checkpoint;
 mod key_hash;
-mod locator;
 mod page;
 mod state;
 mod table;
@@ -46,10 +45,11 @@ mod writer;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+use crate::locator::PackedLocator;
+
 pub use checkpoint::CheckpointError;
 use key_hash::KeyHash;
 pub use key_hash::{HashFunction, xxh3};
-pub use locator::{LocatorError, PackedLocator};
 use state::BUCKETS_MIN;
 use table::Table;
 use walk::Walk;

@@ -1,7 +1,7 @@
 //! The pages of a checkpoint: `index/FORMAT.md` in code.
 
 use super::key_hash::KeyHash;
-use super::locator::PackedLocator;
+use crate::locator::PackedLocator;
 
 /// Every page has this length.
 pub(super) const PAGE_BYTES: usize = 4096;

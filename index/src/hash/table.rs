@@ -31,8 +31,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::array::BucketArray;
 use super::bucket::Bucket;
 use super::key_hash::{HashFunction, KeyHash};
-use super::locator::PackedLocator;
 use super::state::{SharedState, State};
+use crate::locator::PackedLocator;
 
 /// The buckets, the state and the hash function. See the module.
 #[derive(Debug)]
@@ -89,10 +89,11 @@ impl Table {
         KeyHash::new((self.function)(self.seed, key))
     }
 
-    /// A load of the hash's bucket that nobody waits for. (It stands for a prefetch instruction, which takes
-    /// `unsafe`; the processor goes on with what does not need the loaded word.)
+    /// See [`Bucket::touch`].
     pub(super) fn touch(&self, hash: KeyHash) {
-        std::hint::black_box(self.homes.get(self.state.load().home(hash)).map(Bucket::link));
+        if let Some(bucket) = self.homes.get(self.state.load().home(hash)) {
+            bucket.touch();
+        }
     }
 
     /// The reader's lookup, while the writer goes on.

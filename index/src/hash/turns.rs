@@ -112,12 +112,12 @@ mod tests {
     use std::sync::atomic::Ordering::SeqCst;
 
     use super::super::key_hash::KeyHash;
-    use super::super::locator::PackedLocator;
     use super::super::state::BUCKETS_MIN;
     use super::super::table::Table;
     use super::super::walk::Walk;
     use super::super::writer::Writer;
     use super::*;
+    use crate::locator::PackedLocator;
 
     /// Keys 0 to here are always there, in the chain of bucket 0, which is parted first.
     const STABLE: usize = 7;

@@ -6,9 +6,9 @@
 //! changed while it was read, it is read again.
 
 use super::key_hash::KeyHash;
-use super::locator::PackedLocator;
 use super::state::{BUCKETS_MIN, State};
 use super::table::Table;
+use crate::locator::PackedLocator;
 
 /// The entries of the table, group by group.
 #[derive(Debug)]

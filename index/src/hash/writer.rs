@@ -3,8 +3,8 @@
 use super::array::BUCKETS_MAX;
 use super::bucket::{Bucket, SLOTS};
 use super::key_hash::{KeyHash, Tag};
-use super::locator::PackedLocator;
 use super::table::{Found, Table};
+use crate::locator::PackedLocator;
 
 /// One more bucket is made whenever there are more keys than this per bucket, of its five slots. Fuller saves
 /// little memory (the overflow grows) and costs cache misses.

@@ -41,6 +41,13 @@ pub struct TailCursor {
     order: Vec<usize>,
 }
 
+/// Where an entry is: its chunk, and its number there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Position {
+    chunk: usize,
+    number: usize,
+}
+
 impl TailCursor {
     /// Before the first entry.
     pub(super) fn new(layers: TailLayers) -> Self {
@@ -57,10 +64,32 @@ impl TailCursor {
     /// The entry on which it stands.
     #[must_use]
     pub fn entry(&self) -> Option<TailEntryRef<'_>> {
+        self.position().map(|position| self.entry_at(position))
+    }
+
+    pub(super) fn position(&self) -> Option<Position> {
         let chunk = *self.order.last()?;
-        let number = self.candidate(chunk)?;
-        let chunk = &self.layers.chunks()[chunk];
-        Some(TailEntryRef::new(chunk.key(number), chunk.place(number).entry()))
+        Some(Position { chunk, number: self.candidate(chunk)? })
+    }
+
+    pub(super) fn entry_at(&self, position: Position) -> TailEntryRef<'_> {
+        let chunk = &self.layers.chunks()[position.chunk];
+        TailEntryRef::new(chunk.key(position.number), chunk.place(position.number).entry())
+    }
+
+    pub(super) fn sequence_at(&self, position: Position) -> u64 {
+        self.layers.chunks()[position.chunk].place(position.number).stamp.sequence()
+    }
+
+    pub(super) fn is_same_key(&self, one: Position, other: Position) -> bool {
+        let key = |position: Position| self.layers.chunks()[position.chunk].key(position.number);
+        key(one) == key(other)
+    }
+
+    /// Goes to the first entry of the key that follows that of a position.
+    pub(super) fn seek_behind(&mut self, position: Position) {
+        let layers = self.layers.clone();
+        self.seek(Bound::Excluded(layers.chunks()[position.chunk].key(position.number)));
     }
 
     /// Goes to the first entry that a lower bound lets in: of the first such key the newest version.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::TailEntry;
 use super::chunk::{Chunk, Stamp};
 use super::cursor::TailCursor;
+use super::keys::TailKeys;
 use super::merge::common_prefix_length;
 
 /// The entries of an [`OrderedTail`](super::OrderedTail) at one moment. It stays as it is, whatever is pushed
@@ -64,6 +65,13 @@ impl TailLayers {
     #[must_use]
     pub fn cursor(&self) -> TailCursor {
         TailCursor::new(self.clone())
+    }
+
+    /// A cursor over the keys as they were at a sequence, before the first one. It keeps these layers for as long
+    /// as it lives.
+    #[must_use]
+    pub fn keys(&self, at: u64) -> TailKeys {
+        TailKeys::new(self.clone(), at)
     }
 
     /// How many entries there are: every version of every key counts.

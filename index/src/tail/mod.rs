@@ -23,6 +23,7 @@
 
 mod chunk;
 mod cursor;
+mod keys;
 mod layers;
 mod merge;
 
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 use chunk::{Chunk, Place, Stamp};
 pub use cursor::TailCursor;
+pub use keys::TailKeys;
 pub use layers::TailLayers;
 use merge::{Pending, merge};
 
@@ -69,7 +71,7 @@ pub struct TailEntry {
     pub tombstone: bool,
 }
 
-/// An entry with its key, borrowed from a [`TailCursor`].
+/// An entry with its key, borrowed from a [`TailCursor`] or [`TailKeys`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TailEntryRef<'a> {
     /// The key.
@@ -117,6 +119,8 @@ pub struct OrderedTail {
     /// Of all chunks, unless `is_stale`.
     layers: TailLayers,
     is_stale: bool,
+    /// The highest that was pushed; 0 before that.
+    newest_sequence: u64,
 }
 
 impl OrderedTail {
@@ -141,6 +145,7 @@ impl OrderedTail {
     pub fn push(&mut self, key: &[u8], sequence: u64, locator: PackedLocator, tombstone: bool) {
         assert!(key.len() <= Self::KEY_BYTES_MAX, "a key of {} bytes", key.len());
         assert!(sequence <= Self::SEQUENCE_MAX, "sequence {sequence}");
+        self.newest_sequence = self.newest_sequence.max(sequence);
         self.pending.push(key, Place { stamp: Stamp::new(sequence, tombstone), locator });
         if self.pending.len() >= PENDING_MAX || self.pending.key_bytes() >= PENDING_KEY_BYTES_MAX {
             self.sort_pending();
@@ -158,6 +163,12 @@ impl OrderedTail {
             self.is_stale = false;
         }
         self.layers.clone()
+    }
+
+    /// The highest sequence that was pushed, 0 before the first.
+    #[must_use]
+    pub fn newest_sequence(&self) -> u64 {
+        self.newest_sequence
     }
 
     /// How many entries there are: every version of every key counts.

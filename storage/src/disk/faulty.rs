@@ -81,6 +81,18 @@ enum Change {
 
 impl FaultyDisk {
     /// An empty disk without faults, where the directory `/` is.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::Store;
+    /// use paddock_storage::disk::FaultyDisk;
+    ///
+    /// let disk = FaultyDisk::new();
+    /// let store = Store::builder("/data").disk(Arc::new(disk.clone())).open()?;
+    /// store.insert("heron", "grey")?;
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn new() -> FaultyDisk {
         let disk = FaultyDisk::default();
@@ -92,28 +104,97 @@ impl FaultyDisk {
     }
 
     /// How many changing calls there were so far.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::Store;
+    /// use paddock_storage::disk::FaultyDisk;
+    ///
+    /// let disk = FaultyDisk::new();
+    /// let store = Store::builder("/data").disk(Arc::new(disk.clone())).open()?;
+    /// let before = disk.calls();
+    /// store.insert("heron", "grey")?;
+    /// assert!(disk.calls() > before);
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.state.lock().calls
     }
 
     /// Makes a call fail, or none from now on.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::Store;
+    /// use paddock_storage::disk::{Fault, FaultyDisk};
+    ///
+    /// let disk = FaultyDisk::new();
+    /// let store = Store::builder("/data").disk(Arc::new(disk.clone())).open()?;
+    /// let fault = Fault { call: disk.calls() + 1, kind: std::io::ErrorKind::Other, lasting: false };
+    /// disk.set_fault(Some(fault));
+    /// assert!(store.insert("heron", "grey").is_err());
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.state.lock().fault = fault;
     }
 
     /// Limits the bytes of all files together.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::{Error, Store};
+    /// use paddock_storage::disk::FaultyDisk;
+    ///
+    /// let disk = FaultyDisk::new();
+    /// let store = Store::builder("/data").disk(Arc::new(disk.clone())).open()?;
+    /// disk.set_capacity_bytes(Some(disk.used_bytes()));
+    /// assert!(matches!(store.insert("heron", "grey"), Err(Error::DiskFull { .. })));
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     pub fn set_capacity_bytes(&self, capacity_bytes: Option<u64>) {
         self.state.lock().capacity_bytes = capacity_bytes;
     }
 
     /// Bytes of all files together.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::Store;
+    /// use paddock_storage::disk::FaultyDisk;
+    ///
+    /// let disk = FaultyDisk::new();
+    /// let store = Store::builder("/data").disk(Arc::new(disk.clone())).open()?;
+    /// assert!(disk.used_bytes() > 0);
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.state.lock().used_bytes()
     }
 
     /// The power fails, and faults are over. Drop every store on this disk first.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::{Readable, Store};
+    /// use paddock_storage::disk::{FaultyDisk, Unsynced};
+    ///
+    /// let disk = FaultyDisk::new();
+    /// let store = Store::builder("/data").disk(Arc::new(disk.clone())).open()?;
+    /// store.insert("heron", "grey")?;
+    /// drop(store);
+    /// disk.crash(Unsynced::Lost);
+    /// let store = Store::builder("/data").disk(Arc::new(disk)).open()?;
+    /// assert_eq!(store.get(b"heron")?.as_deref(), Some(&b"grey"[..]));
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     pub fn crash(&self, unsynced: Unsynced) {
         let mut state = self.state.lock();
         let mut dice = Dice(unsynced);
@@ -134,6 +215,20 @@ impl FaultyDisk {
     }
 
     /// A copy that shares nothing with this disk.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::Store;
+    /// use paddock_storage::disk::FaultyDisk;
+    ///
+    /// let disk = FaultyDisk::new();
+    /// let store = Store::builder("/data").disk(Arc::new(disk.clone())).open()?;
+    /// drop(store);
+    /// let copy = disk.copy();
+    /// assert_eq!(copy.paths(), disk.paths());
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn copy(&self) -> FaultyDisk {
         let state = self.state.lock();
@@ -150,12 +245,36 @@ impl FaultyDisk {
     }
 
     /// The files there are, in order.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::Store;
+    /// use paddock_storage::disk::FaultyDisk;
+    ///
+    /// let disk = FaultyDisk::new();
+    /// let store = Store::builder("/data").disk(Arc::new(disk.clone())).open()?;
+    /// assert!(disk.paths().contains(&"/data/MANIFEST".into()));
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn paths(&self) -> Vec<PathBuf> {
         self.state.lock().files.keys().cloned().collect()
     }
 
     /// A file's bytes, as they are seen.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::Store;
+    /// use paddock_storage::disk::FaultyDisk;
+    ///
+    /// let disk = FaultyDisk::new();
+    /// let store = Store::builder("/data").disk(Arc::new(disk.clone())).open()?;
+    /// assert!(disk.bytes("/data/MANIFEST".as_ref()).unwrap().starts_with(b"PDKMANIF"));
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn bytes(&self, path: &Path) -> Option<Vec<u8>> {
         let file = self.state.lock().files.get(path)?.clone();
@@ -164,6 +283,20 @@ impl FaultyDisk {
     }
 
     /// Replaces a file's bytes behind everybody's back, durably: rot.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::Store;
+    /// use paddock_storage::disk::FaultyDisk;
+    ///
+    /// let disk = FaultyDisk::new();
+    /// let store = Store::builder("/data").disk(Arc::new(disk.clone())).open()?;
+    /// drop(store);
+    /// disk.set_bytes("/data/MANIFEST".as_ref(), b"no manifest");
+    /// assert!(Store::builder("/data").disk(Arc::new(disk)).open().is_err());
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     pub fn set_bytes(&self, path: &Path, bytes: &[u8]) {
         let mut state = self.state.lock();
         let contents = Contents { seen: bytes.to_vec(), durable: bytes.to_vec(), unsynced: Vec::new() };
@@ -173,6 +306,20 @@ impl FaultyDisk {
     }
 
     /// Removes a file behind everybody's back, durably.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::Store;
+    /// use paddock_storage::disk::FaultyDisk;
+    ///
+    /// let disk = FaultyDisk::new();
+    /// let store = Store::builder("/data").disk(Arc::new(disk.clone())).open()?;
+    /// drop(store);
+    /// disk.remove_durably("/data/MANIFEST".as_ref());
+    /// assert!(disk.bytes("/data/MANIFEST".as_ref()).is_none());
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     pub fn remove_durably(&self, path: &Path) {
         let mut state = self.state.lock();
         state.files.remove(path);

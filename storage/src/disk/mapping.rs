@@ -42,12 +42,35 @@ impl MappedBytes {
     }
 
     /// How many bytes are mapped, whether the file has them or not.
+    ///
+    /// ```
+    /// use paddock_storage::disk::{Disk, SystemDisk};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("file");
+    /// # std::fs::write(&path, "some bytes")?;
+    /// let file = SystemDisk.open(&path)?;
+    /// // Longer than the file is: it may grow into it.
+    /// assert_eq!(file.map(1 << 20)?.unwrap().len(), 1 << 20);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn len(&self) -> u64 {
         self.map.len() as u64
     }
 
     /// Whether nothing is mapped.
+    ///
+    /// ```
+    /// use paddock_storage::disk::{Disk, SystemDisk};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("file");
+    /// # std::fs::write(&path, "some bytes")?;
+    /// let file = SystemDisk.open(&path)?;
+    /// assert!(!file.map(10)?.unwrap().is_empty());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.map.len() == 0

@@ -38,6 +38,14 @@ impl ReplicatedStore {
     /// [`APPEND_OVERHEAD_BYTES`] for each. Without a reservation, [`ReplicatedStore::append`] makes room itself, by what the
     /// rows are. A new reservation takes the place of the one before.
     ///
+    /// ```
+    /// # use paddock_storage::{Need, Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// store.reserve(1 << 20, Need::Growth)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::DiskFull`]: nothing is lost, and the store goes on. [`Error::TooLarge`], [`Error::Io`],
     /// [`Error::Poisoned`].
@@ -56,6 +64,19 @@ impl ReplicatedStore {
 
     /// Writes entries after `last()`, as one batch: not yet durable, not yet visible. `known_commit` goes into the
     /// batch's header (as far as the log reaches), so that a restart knows what it may apply.
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// let mut rows = RowsBuilder::new();
+    /// rows.put(b"heron", b"grey")?;
+    /// let entries = LogEntries { epoch: 1, first: Sequence(1), log_time_ms: 0, rows: rows.finish() };
+    /// store.append(&entries, Sequence(0))?;
+    /// // Its place is taken.
+    /// assert!(store.append(&entries, Sequence(0)).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Misplaced`]: they do not follow, or their epoch is below the last one's. [`Error::DiskFull`]: nothing
@@ -107,6 +128,18 @@ impl ReplicatedStore {
     /// Makes everything appended durable, with one fdatasync (none when it is already). Returns the durable
     /// sequence.
     ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// assert_eq!(store.sync()?, Sequence(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Io`]: the store is poisoned; [`Error::Poisoned`].
     pub fn sync(&mut self) -> Result<Sequence> {
@@ -124,6 +157,20 @@ impl ReplicatedStore {
     /// Says in the log that all of it is durable, durably: from then on damage anywhere in it is told from an end that a
     /// crash tore. For a quiet moment, since it costs an fsync; nothing happens if there is nothing to say, or no room to
     /// say it. (The embedder's [`crate::Store`] sees to it by itself.)
+    ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// store.sync()?;
+    /// // Nobody has written for a while.
+    /// store.mark_durable()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Io`]: the store is poisoned; [`Error::Poisoned`].

@@ -15,6 +15,19 @@ impl ReplicatedStore {
     /// part may be what an earlier cut had left behind in an older file: so what was cut off before may be back, as
     /// uncommitted as it was, until this cut is made again.
     ///
+    /// ```
+    /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// # let mut rows = RowsBuilder::new();
+    /// # rows.put(b"heron", b"grey")?;
+    /// # let first = store.last().sequence.next();
+    /// # store.append(&LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() }, Sequence(0))?;
+    /// store.truncate_after(Sequence(0))?;
+    /// assert_eq!(store.last().sequence, Sequence(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Misplaced`] below what is applied or known to be committed; [`Error::DiskFull`], if the log itself has no
     /// room left either: nothing was cut;

@@ -53,6 +53,7 @@ pub(super) fn encode_put(
         content_type::check(text)?;
         word |= HAS_CONTENT_TYPE;
     }
+    bytes.reserve(put_bytes(key, value, options));
     let start = begin(bytes, key, word);
     if let Some(expires_at_ms) = options.expires_at_ms {
         bytes.extend_from_slice(&expires_at_ms.to_le_bytes());

@@ -25,6 +25,13 @@ impl ContentType {
     }
 
     /// The text.
+    ///
+    /// ```
+    /// let content_type = paddock_storage::ContentType::try_from("text/html; charset=utf-8")?;
+    /// assert_eq!(content_type.as_str(), "text/html; charset=utf-8");
+    /// assert!(content_type.starts_with("text/"));
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn as_str(&self) -> &str {
         // It is ASCII; to find that out again costs less than a row's checksum.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::checksums::Checksums;
 use super::codec::{decode_stored, encode_delete, encode_marker, encode_put, put_bytes, restamp, verified};
 use super::{BATCH_BYTES_MAX, PutOptions, ROW_OVERHEAD_BYTES, RowRef, StoredRow};
 use crate::error::{Error, Result};
@@ -42,12 +43,27 @@ pub struct RowsBuilder {
 
 impl RowsBuilder {
     /// A builder without rows.
+    ///
+    /// ```
+    /// let rows = paddock_storage::RowsBuilder::new();
+    /// assert_eq!((rows.count(), rows.encoded_bytes()), (0, 0));
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Adds a row that gives a key its value.
+    ///
+    /// ```
+    /// use paddock_storage::RowsBuilder;
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.put(b"heron", b"grey")?;
+    /// assert!(rows.put(b"", b"no key").is_err());
+    /// assert_eq!(rows.count(), 1);
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::EmptyKey`], or [`Error::TooLarge`] for the key, the value or the rows together.
@@ -56,6 +72,17 @@ impl RowsBuilder {
     }
 
     /// Adds a row that gives a key its value, with an expiry or a content type.
+    ///
+    /// ```
+    /// use paddock_storage::{PutOptions, RowRef, RowsBuilder};
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// let options = PutOptions { expires_at_ms: None, content_type: Some("image/png") };
+    /// rows.put_with(b"heron", b"\x89PNG", &options)?;
+    /// let rows = rows.finish();
+    /// assert!(matches!(rows.iter().next(), Some(RowRef::Put { content_type: Some("image/png"), .. })));
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`RowsBuilder::put`]; [`Error::TooLarge`] for the content type, [`Error::ContentType`].
@@ -68,6 +95,15 @@ impl RowsBuilder {
 
     /// Adds a row that takes a key away.
     ///
+    /// ```
+    /// use paddock_storage::{RowRef, RowsBuilder};
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.delete(b"heron")?;
+    /// assert_eq!(rows.finish().iter().next(), Some(RowRef::Delete { key: b"heron" }));
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`RowsBuilder::put`].
     pub fn delete(&mut self, key: &[u8]) -> Result<()> {
@@ -78,6 +114,15 @@ impl RowsBuilder {
     }
 
     /// Adds an entry of the replication protocol's own, which the index does not see.
+    ///
+    /// ```
+    /// use paddock_storage::{RowRef, RowsBuilder};
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.marker(b"epoch 2")?;
+    /// assert_eq!(rows.finish().iter().next(), Some(RowRef::Marker { payload: b"epoch 2" }));
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::TooLarge`] for the payload or the rows together.
@@ -90,6 +135,20 @@ impl RowsBuilder {
 
     /// Adds rows that are encoded already.
     ///
+    /// ```
+    /// use paddock_storage::RowsBuilder;
+    ///
+    /// let mut part = RowsBuilder::new();
+    /// part.put(b"heron", b"grey")?;
+    /// let part = part.finish();
+    ///
+    /// let mut all = RowsBuilder::new();
+    /// all.extend(&part)?;
+    /// all.extend(&part)?;
+    /// assert_eq!(all.count(), 2);
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::TooLarge`] for the rows together.
     pub fn extend(&mut self, rows: &Rows) -> Result<()> {
@@ -100,18 +159,45 @@ impl RowsBuilder {
     }
 
     /// How many rows there are so far.
+    ///
+    /// ```
+    /// use paddock_storage::RowsBuilder;
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.put(b"heron", b"grey")?;
+    /// assert_eq!(rows.count(), 1);
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count
     }
 
     /// How many bytes they take, encoded.
+    ///
+    /// ```
+    /// use paddock_storage::{ROW_OVERHEAD_BYTES, RowsBuilder};
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.put(b"heron", b"grey")?;
+    /// assert_eq!(rows.encoded_bytes(), ROW_OVERHEAD_BYTES + 5 + 4);
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
         self.bytes.len()
     }
 
     /// The rows.
+    ///
+    /// ```
+    /// use paddock_storage::RowsBuilder;
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.put(b"heron", b"grey")?;
+    /// assert_eq!(rows.finish().count(), 1);
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn finish(self) -> Rows {
         Rows { bytes: self.bytes.into(), count: self.count }
@@ -121,6 +207,20 @@ impl RowsBuilder {
 impl Rows {
     /// Takes rows that someone else encoded, after verifying framing, limits and every checksum: bytes from a
     /// peer enter here. Rows that carry a sequence are refused: it would be another log's.
+    ///
+    /// ```
+    /// use paddock_storage::{Error, Rows, RowsBuilder};
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.put(b"heron", b"grey")?;
+    /// let rows = rows.finish();
+    /// let mut received = rows.encoded().to_vec();
+    /// assert_eq!(Rows::from_encoded(received.clone().into(), 1)?, rows);
+    ///
+    /// received[20] ^= 1;
+    /// assert!(matches!(Rows::from_encoded(received.into(), 1), Err(Error::DamagedRows { offset: 0, .. })));
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::DamagedRows`], or [`Error::TooLarge`].
@@ -132,23 +232,64 @@ impl Rows {
     }
 
     /// The encoded bytes, as they go on the wire. In the log the same rows carry their sequences, too.
+    ///
+    /// ```
+    /// use paddock_storage::RowsBuilder;
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.put(b"heron", b"grey")?;
+    /// assert!(rows.finish().encoded().ends_with(b"herongrey"));
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn encoded(&self) -> &Bytes {
         &self.bytes
     }
 
     /// How many rows there are.
+    ///
+    /// ```
+    /// use paddock_storage::RowsBuilder;
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.put(b"heron", b"grey")?;
+    /// rows.delete(b"robin")?;
+    /// assert_eq!(rows.finish().count(), 2);
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count
     }
 
     /// The rows, in order.
+    ///
+    /// ```
+    /// use paddock_storage::{RowRef, RowsBuilder};
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.put(b"heron", b"grey")?;
+    /// rows.delete(b"robin")?;
+    /// assert_eq!(rows.finish().iter().nth(1), Some(RowRef::Delete { key: b"robin" }));
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     pub fn iter(&self) -> impl Iterator<Item = RowRef<'_>> + '_ {
         self.frames().map(|frame| frame.stored.row)
     }
 
     /// The rows from the `skip`-th on (for a follower that already holds the first ones). No copy.
+    ///
+    /// ```
+    /// use paddock_storage::{RowRef, RowsBuilder};
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.delete(b"heron")?;
+    /// rows.delete(b"robin")?;
+    /// let rows = rows.finish();
+    /// assert_eq!(rows.skip(1).iter().next(), Some(RowRef::Delete { key: b"robin" }));
+    /// assert_eq!(rows.skip(7).count(), 0);
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn skip(&self, skip: u32) -> Rows {
         let start = self.frames().offset_of(skip);
@@ -156,6 +297,18 @@ impl Rows {
     }
 
     /// The first `take` rows. No copy.
+    ///
+    /// ```
+    /// use paddock_storage::{RowRef, RowsBuilder};
+    ///
+    /// let mut rows = RowsBuilder::new();
+    /// rows.delete(b"heron")?;
+    /// rows.delete(b"robin")?;
+    /// let rows = rows.finish();
+    /// assert_eq!(rows.take(1).iter().next(), Some(RowRef::Delete { key: b"heron" }));
+    /// assert_eq!(rows.take(7), rows);
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
     #[must_use]
     pub fn take(&self, take: u32) -> Rows {
         let end = self.frames().offset_of(take);
@@ -175,14 +328,14 @@ impl Rows {
     /// Copies the rows behind what is in `buffer`, as a log holds them: the first is entry `first`. Returns the CRC of
     /// their checksums, the batch header's word on all of them.
     pub(crate) fn stamp_into(&self, first: Sequence, buffer: &mut Vec<u8>) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
+        let start = buffer.len();
+        buffer.extend_from_slice(&self.bytes);
+        let mut checksums = Checksums::new();
         for (sequence, frame) in (first.0..).zip(self.frames()) {
-            let start = buffer.len();
-            buffer.extend_from_slice(frame.stored.bytes);
-            let checksum = restamp(&mut buffer[start..], Sequence(0), Sequence(sequence));
-            hasher.update(&checksum.to_le_bytes());
+            let row = &mut buffer[start + frame.offset..];
+            checksums.add(restamp(row, Sequence(0), Sequence(sequence)));
         }
-        hasher.finalize()
+        checksums.finish()
     }
 
     /// Checks framing, count, every row's checksum, and that none has a sequence.

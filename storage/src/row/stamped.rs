@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::checksums::Checksums;
 use super::codec::{restamp, stored_checksum, verified};
 use super::rows::{Frames, Rows};
 use crate::position::Sequence;
@@ -23,18 +24,18 @@ impl StampedRows {
         checksum: u32,
     ) -> Result<StampedRows, &'static str> {
         const DAMAGED: &str = "a row of the batch is damaged";
-        let mut hasher = crc32fast::Hasher::new();
+        let mut checksums = Checksums::new();
         let (mut offset, mut next) = (0, first.0);
         while offset < bytes.len() {
             let stored = verified(&bytes[offset..]).map_err(|_| DAMAGED)?;
             if stored.sequence.0 != next {
                 return Err("a row of the batch carries the sequence of another entry");
             }
-            hasher.update(&stored_checksum(stored.bytes).unwrap_or_default().to_le_bytes());
+            checksums.add(stored_checksum(stored.bytes).unwrap_or_default());
             offset += stored.bytes.len();
             next += 1;
         }
-        if next - first.0 != u64::from(count) || hasher.finalize() != checksum {
+        if next - first.0 != u64::from(count) || checksums.finish() != checksum {
             return Err(DAMAGED);
         }
         Ok(StampedRows { bytes, count })

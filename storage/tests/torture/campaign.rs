@@ -9,7 +9,7 @@ use crate::child::{Task, builder};
 use crate::history::History;
 use crate::power;
 use crate::process::{Line, Moment, Process, was_killed};
-use crate::work::Random;
+use crate::work::{Random, Script};
 
 /// How a child ends.
 pub enum Ending {
@@ -41,7 +41,14 @@ impl Campaign {
         };
         let seed = number("SEED").unwrap_or_else(|| RandomState::new().hash_one(()) % 1_000_000);
         let rounds = number(variable).unwrap_or(rounds);
-        Campaign { path: path.into(), seed, rounds, variable, history: History::new(seed), torn: 0 }
+        Campaign {
+            path: path.into(),
+            seed,
+            rounds,
+            variable,
+            history: History::new(Script { seed, lax: false }),
+            torn: 0,
+        }
     }
 
     /// Fails with all that one needs to try again.
@@ -66,7 +73,8 @@ impl Campaign {
 
     fn round(&mut self, round: u64, ending: &mut Ending) -> Result<(), String> {
         let mut random = Random::new(&[self.seed, round, u64::MAX]);
-        let task = Task { seed: self.seed, first: self.history.next() };
+        let script = Script { seed: self.seed, lax: random.below(2) == 0 };
+        let task = Task { script, first: self.history.begin(script) };
         let mut process = Process::start(&self.path, &task);
         process.listen_until(Moment::random(&mut random))?;
         let said = match ending {
@@ -85,7 +93,7 @@ impl Campaign {
             }
         };
         self.note(&said, matches!(ending, Ending::Kill))?;
-        self.verify(&mut random)
+        self.verify(&mut random, matches!(ending, Ending::PowerCut(_)))
     }
 
     /// Takes over what a child was told.
@@ -102,10 +110,10 @@ impl Campaign {
     }
 
     /// Opens the store, compares, and leaves it one way or another.
-    fn verify(&mut self, random: &mut Random) -> Result<(), String> {
+    fn verify(&mut self, random: &mut Random, only_synced: bool) -> Result<(), String> {
         let store = builder(&self.path).open().map_err(|error| format!("opening: {error}"))?;
         self.torn += u64::from(store.recovery().torn_bytes > 0);
-        self.history.settle(&store, self.history.last_acknowledged())?;
+        self.history.settle(&store, self.history.last_acknowledged(only_synced))?;
         store.verify().map_err(|error| format!("verifying: {error}"))?;
         leave(store, random)
     }

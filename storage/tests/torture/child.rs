@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use paddock_storage::{Builder, Expected, Readable, Result, Sequence, Store, WriteBatch};
+use paddock_storage::{Builder, Readable, Result, Sequence, Store, WriteBatch, WriteOptions};
 
-use crate::work::{self, COUNTER, Change, Kind, THREADS};
+use crate::work::{self, COUNTER, Change, Kind, Script, THREADS};
 
 pub const TASK_VARIABLE: &str = "PADDOCK_TORTURE_TASK";
 /// A bound that no round reaches.
@@ -17,11 +18,13 @@ const OPERATIONS_MAX: u64 = 1_000_000;
 /// Small, so that files are sealed and made all the time.
 const SEGMENT_BYTES: u64 = 256 << 10;
 const EXTENT_BYTES: u64 = 64 << 10;
+/// Short, so that some of what is not synced at once is synced in a round, and some is not.
+const SYNC_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a child is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
-    pub seed: u64,
+    pub script: Script,
     /// The number of each thread's first operation.
     pub first: Vec<u64>,
 }
@@ -29,15 +32,15 @@ pub struct Task {
 impl Task {
     pub fn encode(&self, path: &Path) -> String {
         let first: Vec<String> = self.first.iter().map(u64::to_string).collect();
-        format!("{};{};{}", self.seed, first.join(","), path.display())
+        format!("{};{};{};{}", self.script.seed, self.script.lax, first.join(","), path.display())
     }
 
     fn decode(text: &str) -> (Task, PathBuf) {
-        let mut parts = text.splitn(3, ';');
+        let mut parts = text.splitn(4, ';');
         let mut part = || parts.next().unwrap();
-        let seed = part().parse().unwrap();
+        let script = Script { seed: part().parse().unwrap(), lax: part().parse().unwrap() };
         let first = part().split(',').map(|number| number.parse().unwrap()).collect();
-        (Task { seed, first }, PathBuf::from(part()))
+        (Task { script, first }, PathBuf::from(part()))
     }
 }
 
@@ -48,15 +51,15 @@ pub fn task() -> Option<String> {
 
 /// How both sides open the store.
 pub fn builder(path: &Path) -> Builder {
-    Store::builder(path).segment_bytes(SEGMENT_BYTES).extent_bytes(EXTENT_BYTES)
+    Store::builder(path).segment_bytes(SEGMENT_BYTES).extent_bytes(EXTENT_BYTES).sync_interval(SYNC_INTERVAL)
 }
 
 /// Writes until it is killed. Ends by itself only where the disk fails.
 pub fn perform(task: &str) {
     // Whoever waits for this process may be killed: nobody would end it then.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).unwrap();
-    let (Task { seed, first }, path) = Task::decode(task);
-    let store = match builder(&path).open() {
+    let (Task { script, first }, path) = Task::decode(task);
+    let store = match builder(&path).durability(script.durability()).open() {
         Ok(store) => store,
         Err(error) => return say(&format!("fault opening: {error}")),
     };
@@ -66,7 +69,7 @@ pub fn perform(task: &str) {
             let store = &store;
             scope.spawn(move || {
                 for number in first..first + OPERATIONS_MAX {
-                    match carry_out(store, seed, thread, number) {
+                    match carry_out(store, script, thread, number) {
                         Ok(version) => say(&format!("ok {thread} {number} {version}")),
                         Err(error) => return say(&format!("fault of thread {thread}: {error}")),
                     }
@@ -87,17 +90,18 @@ fn say(line: &str) {
 }
 
 /// Gives the version of the last row that it wrote.
-fn carry_out(store: &Store, seed: u64, thread: u64, number: u64) -> Result<Sequence> {
-    let operation = work::operation(seed, thread, number);
+fn carry_out(store: &Store, script: Script, thread: u64, number: u64) -> Result<Sequence> {
+    let operation = work::operation(script, thread, number);
+    let options = WriteOptions::new().durability(operation.durability);
     match operation.kind {
-        Kind::Single => single(store, &operation.changes[0]),
+        Kind::Single => single(store, &operation.changes[0], options),
         Kind::Swap => swap(store, &operation.changes[0]),
         Kind::Batch => {
             let mut batch = WriteBatch::new();
             for Change { key, value } in &operation.changes {
                 match value {
-                    Some(value) => batch.insert(key, value)?,
-                    None => batch.remove(key)?,
+                    Some(value) => batch.insert_with(key, value, options.clone())?,
+                    None => batch.remove_with(key, options.clone())?,
                 };
             }
             store.write(batch)
@@ -106,11 +110,13 @@ fn carry_out(store: &Store, seed: u64, thread: u64, number: u64) -> Result<Seque
     }
 }
 
-fn single(store: &Store, Change { key, value }: &Change) -> Result<Sequence> {
-    match value {
-        Some(value) => store.insert(key, value),
-        None => Ok(store.remove_with(key, Expected::Any)?.unwrap()),
-    }
+fn single(store: &Store, Change { key, value }: &Change, options: WriteOptions) -> Result<Sequence> {
+    let outcome = match value {
+        Some(value) => store.insert_with(key, value, options)?,
+        None => store.remove_with(key, options)?,
+    };
+    // Nothing was expected of the key.
+    Ok(outcome.unwrap())
 }
 
 /// No race is lost: the key is this thread's.

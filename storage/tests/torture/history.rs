@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use paddock_storage::{Readable, Store};
+use paddock_storage::{Durability, Readable, Store};
 
-use crate::work::{COUNTER, Kind, Operation, THREADS, operation};
+use crate::work::{COUNTER, Kind, Operation, Script, THREADS, operation};
 
 /// A key's value, and the version that it has.
 type Contents = BTreeMap<String, (u64, Vec<u8>)>;
@@ -32,7 +32,7 @@ struct Thread {
 /// What happened, and what is there.
 #[derive(Debug)]
 pub struct History {
-    seed: u64,
+    script: Script,
     /// What was found when the store was opened last.
     settled: Contents,
     threads: Vec<Thread>,
@@ -46,13 +46,14 @@ pub struct History {
 }
 
 impl History {
-    pub fn new(seed: u64) -> History {
+    pub fn new(script: Script) -> History {
         let threads = (0..THREADS).map(|_| Thread::default()).collect();
-        History { seed, settled: Contents::new(), threads, acknowledged: 0, found: 0, lost: 0, dropped: 0 }
+        History { script, settled: Contents::new(), threads, acknowledged: 0, found: 0, lost: 0, dropped: 0 }
     }
 
-    /// The number of each thread's next operation.
-    pub fn next(&self) -> Vec<u64> {
+    /// Begins a round: gives the number of each thread's next operation.
+    pub fn begin(&mut self, script: Script) -> Vec<u64> {
+        self.script = script;
         self.threads.iter().map(|thread| thread.next).collect()
     }
 
@@ -63,7 +64,7 @@ impl History {
             return Err(format!("thread {of} reported {number}, not {}", state.next));
         }
         state.next += 1;
-        state.done.push(Done { operation: operation(self.seed, of, number), version });
+        state.done.push(Done { operation: operation(self.script, of, number), version });
         self.acknowledged += 1;
         Ok(())
     }
@@ -86,14 +87,11 @@ impl History {
         Ok(())
     }
 
-    /// The largest version that was acknowledged in this round, of all writes.
-    pub fn last_acknowledged(&self) -> u64 {
-        self.threads
-            .iter()
-            .filter_map(|thread| thread.done.last())
-            .map(|done| done.version)
-            .max()
-            .unwrap_or(0)
+    /// The largest version that was acknowledged in this round, of all writes or only of those that had to be synced.
+    pub fn last_acknowledged(&self, synced: bool) -> u64 {
+        let done = self.threads.iter().flat_map(|thread| &thread.done);
+        let counted = done.filter(|done| !synced || done.operation.durability == Durability::Sync);
+        counted.map(|done| done.version).max().unwrap_or(0)
     }
 
     /// Where the prefix ends: not before what must be there, nor before anything that is. A key that is gone, though
@@ -162,7 +160,7 @@ impl History {
     ) -> Result<(), String> {
         let mut counting = 0;
         for (thread, state) in (0..).zip(&self.threads) {
-            let pending = operation(self.seed, thread, state.next);
+            let pending = operation(self.script, thread, state.next);
             if pending.kind == Kind::Count {
                 counting += 1;
                 continue;

@@ -4,6 +4,8 @@
 //! rounds. A value says which operation of which thread wrote it, and every byte of it follows from that. One key
 //! is everybody's: a counter that all threads raise by compare-and-swap.
 
+use paddock_storage::Durability;
+
 /// Threads that write.
 pub const THREADS: u64 = 4;
 /// Keys of each of them.
@@ -68,13 +70,39 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     pub kind: Kind,
+    /// When it counts as done.
+    pub durability: Durability,
     /// Of different keys; none for the counter.
     pub changes: Vec<Change>,
 }
 
+/// What decides on the operations of a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Script {
+    pub seed: u64,
+    /// Hardly any operation waits for an fsync, so that a power cut has something to take.
+    pub lax: bool,
+}
+
+impl Script {
+    /// What holds where a write says nothing of it.
+    pub fn durability(self) -> Durability {
+        if self.lax { Durability::Buffered } else { Durability::Sync }
+    }
+
+    fn durability_of_one(self, percent: u64) -> Durability {
+        let (sync, interval) = if self.lax { (1, 5) } else { (50, 75) };
+        match percent {
+            percent if percent < sync => Durability::Sync,
+            percent if percent < interval => Durability::Interval,
+            _ => Durability::Buffered,
+        }
+    }
+}
+
 /// The operation of a thread with this number.
-pub fn operation(seed: u64, thread: u64, number: u64) -> Operation {
-    let mut random = Random::new(&[seed, thread, number]);
+pub fn operation(script: Script, thread: u64, number: u64) -> Operation {
+    let mut random = Random::new(&[script.seed, thread, number]);
     let kind = match random.below(100) {
         0..50 => Kind::Single,
         50..65 => Kind::Swap,
@@ -94,7 +122,12 @@ pub fn operation(seed: u64, thread: u64, number: u64) -> Operation {
             changes.push(Change { key, value });
         }
     }
-    Operation { kind, changes }
+    let durability = match kind {
+        // These take the store's own.
+        Kind::Swap | Kind::Count => script.durability(),
+        Kind::Single | Kind::Batch => script.durability_of_one(random.below(100)),
+    };
+    Operation { kind, durability, changes }
 }
 
 fn value_bytes(random: &mut Random) -> u64 {

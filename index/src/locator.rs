@@ -1,4 +1,4 @@
-//! The hash index's own locator: where a row lies, in one word.
+//! Where a row lies, in one word.
 
 use std::num::NonZeroU64;
 
@@ -102,8 +102,8 @@ impl PackedLocator {
         self.0.get()
     }
 
-    /// The word of a slot, which is 0 when it is empty and was packed by this module otherwise.
-    pub(super) fn from_slot(word: u64) -> Option<Self> {
+    /// The word of a slot, which is 0 when it is empty and was packed by [`Self::new`] otherwise.
+    pub(crate) fn from_slot(word: u64) -> Option<Self> {
         NonZeroU64::new(word).map(Self)
     }
 
