@@ -142,7 +142,7 @@ impl Compaction {
     }
 
     /// Does what there is to do, on the caller's thread.
-    pub(crate) fn work_while(&self, more: impl Fn() -> bool) -> Result<()> {
+    pub(crate) fn work_while(&self, mut more: impl FnMut() -> bool) -> Result<()> {
         let mut worker = self.shared.worker.lock();
         while more() {
             let stepped = worker.step(&self.shared.site);
@@ -264,3 +264,6 @@ impl Drop for FailOnPanic<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

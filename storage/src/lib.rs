@@ -117,11 +117,7 @@ pub use row::{
     RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
 };
 pub use run::Compression;
-<<<<<<< HEAD
 pub use snapshot::Snapshot;
-=======
-#[allow(dead_code, reason = "compaction is about to write and read them")]
->>>>>>> main
 pub use store::Store;
 pub use write::{Conflict, Expected, WriteBatch, WriteOptions};
 

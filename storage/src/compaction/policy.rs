@@ -92,10 +92,10 @@ pub(crate) enum Job {
         /// Why, for logs and tests.
         reason: Reason,
     },
-    /// Take this run's rows out of the hash index.
+    /// Take the rows of these runs out of the hash index.
     Cool {
-        /// By place.
-        run: usize,
+        /// By place: one, or those of a merge that is under way.
+        runs: Range<usize>,
     },
     /// All is well.
     Nothing,
@@ -243,8 +243,8 @@ pub(crate) fn next_job(state: &StoreState<'_>, tuning: &Tuning) -> Job {
     if state.frozen > 0 && overlap < tuning.runs_max {
         return Job::Flush;
     }
-    if let Some(run) = run_to_cool(state) {
-        return Job::Cool { run };
+    if let Some(runs) = runs_to_cool(state) {
+        return Job::Cool { runs };
     }
     if overlap >= tuning.runs_max
         && let Some(runs) = cheapest(&state.runs, tuning)
@@ -271,11 +271,11 @@ pub(crate) fn next_job(state: &StoreState<'_>, tuning: &Tuning) -> Job {
 }
 
 fn merge(state: &StoreState<'_>, runs: Range<usize>, reason: Reason) -> Job {
-    // Rows that are not in the hash index cannot come back into it: their keys may have newer entries, which nobody
-    // would compare. So what has a cold part is cold.
-    let cold = state.runs[runs.clone()].iter().any(|run| run.cold);
     // What a merge under way has moved already is before its inputs, and has no key in common with them.
     let begun = unfinished(&state.runs).find(|window| window.inputs == runs).and_then(|window| window.output);
+    // Rows that are not in the hash index cannot come back into it: their keys may have newer entries, which nobody
+    // would compare. So what has a cold part is cold.
+    let cold = state.runs[begun.unwrap_or(runs.start)..runs.end].iter().any(|run| run.cold);
     let drops = match (begun.unwrap_or(runs.start), state.requested) {
         (0, true) => Drops::All,
         (0, false) => Drops::Many,
@@ -284,12 +284,16 @@ fn merge(state: &StoreState<'_>, runs: Range<usize>, reason: Reason) -> Job {
     Job::Merge { runs, cold, drops, reason }
 }
 
-/// The oldest run that is in the hash index, when that has too many entries: the rest is newer, and probably hotter.
-fn run_to_cool(state: &StoreState<'_>) -> Option<usize> {
+/// The oldest run that is in the hash index, when that has too many entries: the rest is newer, and probably hotter. A
+/// merge that is under way becomes cold as a whole, for its result must be of one kind.
+fn runs_to_cool(state: &StoreState<'_>) -> Option<Range<usize>> {
     if state.hash_entries <= state.hash_entries_max {
         return None;
     }
-    state.runs.iter().position(|run| !run.cold && run.rows() > 0)
+    let run = state.runs.iter().position(|run| !run.cold && run.rows() > 0)?;
+    let whole = |merge: Unfinished| merge.output.unwrap_or(merge.inputs.start)..merge.inputs.end;
+    let under_way = unfinished(&state.runs).map(whole).find(|runs| runs.contains(&run));
+    Some(under_way.unwrap_or(run..run + 1))
 }
 
 /// Which runs to merge to be rid of garbage, when there is too much of it: always the newest ones from some run on, for

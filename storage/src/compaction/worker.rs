@@ -6,6 +6,7 @@
 //! A flush does not wait for a slice: where a slice would pause, the tails that are waiting are flushed first. The
 //! slice does not mind: a flush only adds a run behind all others.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use super::merge::Rules;
@@ -56,12 +57,12 @@ impl Worker {
                 drop(state);
                 self.flush(site)?;
             }
-            Job::Cool { run } => {
+            Job::Cool { runs } => {
                 drop(state);
-                self.cool(site, run)?;
+                self.cool(site, runs)?;
             }
             Job::Merge { runs, cold, drops, .. } => {
-                let planned = plan(&state.runs[runs.clone()], drops, &site.settings.tuning);
+                let planned = plan(&state.runs[runs.clone()], cold, drops, &site.settings.tuning);
                 let slice = Slice::new(&state, runs, cold, drops);
                 drop(state);
                 self.merge(site, &slice, planned)?;
@@ -207,15 +208,15 @@ impl Worker {
         Ok(dropped)
     }
 
-    /// Takes the rows of a run out of the hash index.
-    fn cool(&mut self, site: &Site, run: usize) -> Result<()> {
+    /// Takes the rows of runs out of the hash index.
+    fn cool(&mut self, site: &Site, which: Range<usize>) -> Result<()> {
         let mut runs = self.runs.clone();
-        runs[run].sorted.cold = true;
+        runs[which.clone()].iter_mut().for_each(|run| run.sorted.cold = true);
         self.publish(site, Edit { runs, flushed: None }, &[])?;
-        for file in self.runs[run].sorted.files.clone() {
-            site.cool(&file)?;
+        for file in self.runs[which.clone()].iter().flat_map(|run| &run.sorted.files) {
+            site.cool(file)?;
         }
-        site.count(|figures| &figures.cooled_runs, 1);
+        site.count(|figures| &figures.cooled_runs, which.len() as u64);
         Ok(())
     }
 
