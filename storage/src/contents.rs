@@ -9,6 +9,7 @@
 //! index gives a row above `applied` asks the parts instead, as of `applied`. So all rows of one `apply` are seen at once, and
 //! nobody waits for anybody: a point read takes no lock.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -21,12 +22,12 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::capture::Capture;
 use crate::error::Result;
-use crate::file_table::{FileEntry, FileTable, Files, Handle, is_tombstone};
+use crate::file_table::{FileTable, Files, Handle, is_tombstone};
 use crate::position::Sequence;
 use crate::row::{Frames, StoredRow, decode_stored, verified};
 use crate::row_buffer::with_buffer;
 use crate::run::FoundRow;
-use crate::view::{FrozenTail, View};
+use crate::view::{FrozenTail, SortedRun, View};
 
 /// See the module.
 pub(crate) struct Contents {
@@ -42,7 +43,11 @@ pub(crate) struct Contents {
     /// Whether some run is cold.
     has_cold: AtomicBool,
     applied: AtomicU64,
+    settled: AtomicU64,
     records: AtomicU64,
+    live_bytes: AtomicU64,
+    /// The runs that the newest checkpoint of the index covers.
+    checkpointed: Mutex<HashSet<u32>>,
 }
 
 /// What is in key order.
@@ -52,6 +57,8 @@ struct Parts {
     view: Arc<View>,
     /// Keys that had a value when `applied` was set.
     records: u64,
+    /// The segment of the entry that was applied last.
+    last_segment: Option<Handle>,
 }
 
 /// A row that has been copied elsewhere, or that nobody needs in the hash index any more.
@@ -63,6 +70,26 @@ pub(crate) struct Moved<'a> {
     pub(crate) to: Option<PackedLocator>,
     /// How long the row is.
     pub(crate) length: u64,
+}
+
+/// Rows of one file that an index pointed at when it was loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) puts: u64,
+    pub(crate) put_bytes: u64,
+    pub(crate) tombstone_bytes: u64,
+}
+
+impl Loaded {
+    pub(crate) fn note(&mut self, place: PackedLocator) {
+        let bytes = u64::from(place.length_max());
+        if is_tombstone(place) {
+            self.tombstone_bytes += bytes;
+        } else {
+            self.puts += 1;
+            self.put_bytes += bytes;
+        }
+    }
 }
 
 /// Rows moved under one hold of the index's lock.
@@ -88,18 +115,27 @@ impl fmt::Debug for Contents {
 }
 
 impl Contents {
-    pub(crate) fn new(hash: HashIndex) -> Contents {
+    /// With an index that points into these files.
+    pub(crate) fn new(files: Files, hash: HashIndex) -> Contents {
         let lookup = hash.reader().clone();
         Contents {
             hash: Mutex::new(hash),
             lookup,
-            files: Files::default(),
-            parts: Mutex::new(Parts { tail: OrderedTail::new(), view: Arc::default(), records: 0 }),
+            files,
+            parts: Mutex::new(Parts {
+                tail: OrderedTail::new(),
+                view: Arc::default(),
+                records: 0,
+                last_segment: None,
+            }),
             generation: AtomicU64::new(0),
             complete: AtomicBool::new(true),
             has_cold: AtomicBool::new(false),
             applied: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
             records: AtomicU64::new(0),
+            live_bytes: AtomicU64::new(0),
+            checkpointed: Mutex::default(),
         }
     }
 
@@ -108,14 +144,24 @@ impl Contents {
         Sequence(self.applied.load(Acquire))
     }
 
+    /// Of what was written up to here nothing is read from the log any more: it was flushed, and the index points into runs.
+    pub(crate) fn settled(&self) -> Sequence {
+        Sequence(self.settled.load(Acquire))
+    }
+
+    /// For compaction, once a flush has moved its last row.
+    pub(crate) fn set_settled(&self, through: Sequence) {
+        self.settled.store(through.0, Release);
+    }
+
     /// How many keys have a value, as of what is applied. With cold runs an estimate: see [`Pointing::point`].
     pub(crate) fn records(&self) -> u64 {
         self.parts.lock().records
     }
 
-    /// Bytes of rows that are the newest of their key and no deletes.
+    /// Bytes of rows that are the newest of their key and no deletes. Of cold runs all rows count.
     pub(crate) fn live_bytes(&self) -> u64 {
-        self.files.load().iter().map(FileEntry::live_bytes).sum()
+        self.live_bytes.load(Relaxed)
     }
 
     /// Bytes of memory that the hash index takes.
@@ -131,6 +177,20 @@ impl Contents {
     /// Bytes of memory that the growing tail takes.
     pub(crate) fn tail_bytes(&self) -> u64 {
         self.parts.lock().tail.memory_bytes() as u64
+    }
+
+    /// The hash index, for who walks it.
+    pub(crate) fn index(&self) -> &HashReader {
+        &self.lookup
+    }
+
+    /// The runs that the newest checkpoint of the index covers.
+    pub(crate) fn checkpointed(&self) -> MutexGuard<'_, HashSet<u32>> {
+        self.checkpointed.lock()
+    }
+
+    pub(crate) fn set_checkpointed(&self, runs: HashSet<u32>) {
+        *self.checkpointed.lock() = runs;
     }
 
     pub(crate) fn files(&self) -> &Files {
@@ -251,6 +311,7 @@ impl Contents {
         }
         drop(pointing);
         let mut parts = self.parts.lock();
+        parts.last_segment = Some(handle);
         for ((sequence, frame), place) in (first.0..).zip(frames.clone()).zip(places) {
             if let (Some(place), Some(key)) = (place, frame.stored.row.key()) {
                 parts.tail.push(key, sequence, place, is_tombstone(place));
@@ -272,10 +333,13 @@ impl Contents {
         if parts.tail.is_empty() {
             return;
         }
+        let Some(segment) = parts.last_segment.and_then(|last| self.files.load().get(last).cloned()) else {
+            return;
+        };
         let layers = parts.tail.layers();
         parts.tail = OrderedTail::new();
         let mut view = View::clone(&parts.view);
-        view.frozen.push(Arc::new(FrozenTail { layers, last: self.applied() }));
+        view.frozen.push(Arc::new(FrozenTail { layers, last: self.applied(), segment }));
         parts.view = Arc::new(view);
     }
 
@@ -299,12 +363,33 @@ impl Contents {
                     Some(to) => hash.replace_if(key, from, to),
                     None => hash.remove_if(key, from),
                 };
-                if was_newest
-                    && let Some(file) = to.filter(|to| !is_tombstone(*to)).and_then(|to| files.of(to))
-                {
-                    file.add_live_bytes(length);
+                if was_newest {
+                    if let Some(file) = files.of(from) {
+                        file.take_live_bytes(length);
+                    }
+                    if let Some(file) = to.and_then(|to| files.of(to)) {
+                        file.add_live_bytes(length);
+                    }
                 }
             }
+        }
+    }
+
+    /// Counts rows of a file that the index pointed at from the beginning.
+    pub(crate) fn count_loaded(&self, handle: Handle, loaded: &Loaded) {
+        self.records.fetch_add(loaded.puts, Relaxed);
+        self.live_bytes.fetch_add(loaded.put_bytes, Relaxed);
+        if let Some(file) = self.files.load().get(handle) {
+            file.add_live_bytes(loaded.put_bytes + loaded.tombstone_bytes);
+        }
+    }
+
+    /// Counts the rows of cold runs, as if each were of another key.
+    pub(crate) fn count_cold(&self, runs: &[SortedRun]) {
+        for file in runs.iter().filter(|run| run.cold).flat_map(|run| &run.files) {
+            let statistics = &file.run.summary().statistics;
+            self.records.fetch_add(statistics.rows - statistics.tombstones, Relaxed);
+            self.live_bytes.fetch_add(statistics.row_bytes, Relaxed);
         }
     }
 
@@ -333,19 +418,30 @@ impl Contents {
 
     /// Keeps count when a key's newest row changes.
     fn count(&self, files: &FileTable, replaced: Option<PackedLocator>, place: PackedLocator, length: u64) {
-        if let Some(replaced) = replaced.filter(|replaced| !is_tombstone(*replaced)) {
-            self.records.fetch_sub(1, Relaxed);
+        if let Some(replaced) = replaced {
+            // The class of its length is all that is known: an eighth too much at most.
+            let replaced_bytes = u64::from(replaced.length_max());
             if let Some(file) = files.of(replaced) {
-                file.take_live_bytes(u64::from(replaced.length_max()));
+                file.take_live_bytes(replaced_bytes);
             }
+            if !is_tombstone(replaced) {
+                self.records.fetch_sub(1, Relaxed);
+                take(&self.live_bytes, replaced_bytes);
+            }
+        }
+        if let Some(file) = files.of(place) {
+            file.add_live_bytes(length);
         }
         if !is_tombstone(place) {
             self.records.fetch_add(1, Relaxed);
-            if let Some(file) = files.of(place) {
-                file.add_live_bytes(length);
-            }
+            self.live_bytes.fetch_add(length, Relaxed);
         }
     }
+}
+
+/// Takes from a count, and stops at zero: what was rounded must not wrap it around.
+pub(crate) fn take(count: &AtomicU64, bytes: u64) {
+    let _ = count.fetch_update(Relaxed, Relaxed, |live| Some(live.saturating_sub(bytes)));
 }
 
 /// What `take` makes of a row, unless that is a delete.

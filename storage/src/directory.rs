@@ -14,6 +14,9 @@ const UNFINISHED: &str = ".tmp";
 /// What the names of segments end in.
 const SEGMENT: &str = ".log";
 
+/// What the names of the index's checkpoints end in.
+const CHECKPOINT: &str = ".ckpt";
+
 /// What the names of runs end in.
 const RUN: &str = ".run";
 
@@ -23,6 +26,7 @@ pub(crate) struct Directory {
     pub(crate) path: PathBuf,
     pub(crate) log: PathBuf,
     pub(crate) runs: PathBuf,
+    pub(crate) index: PathBuf,
     pub(crate) disk: Arc<dyn Disk>,
 }
 
@@ -30,16 +34,17 @@ impl Directory {
     /// The paths of a store, whether there is one or not.
     pub(crate) fn at(path: &Path, disk: Arc<dyn Disk>) -> Result<Directory> {
         let path = std::path::absolute(path).map_err(Error::io(path))?;
-        let (log, runs) = (path.join("log"), path.join("runs"));
-        Ok(Directory { path, log, runs, disk })
+        let (log, runs, index) = (path.join("log"), path.join("runs"), path.join("index"));
+        Ok(Directory { path, log, runs, index, disk })
     }
 
-    /// Makes the directory, its parents and those for the log and the runs where they are missing, and makes the new
-    /// names durable in their parents.
+    /// Makes the directory, its parents and those for the log, the runs and the index's checkpoints where they are missing,
+    /// and makes the new names durable in their parents.
     pub(crate) fn prepare(path: &Path, disk: Arc<dyn Disk>) -> Result<Directory> {
         let directory = Directory::at(path, disk)?;
         directory.make(&directory.log)?;
         directory.make(&directory.runs)?;
+        directory.make(&directory.index)?;
         Ok(directory)
     }
 
@@ -115,6 +120,36 @@ impl Directory {
         Ok(())
     }
 
+    pub(crate) fn index_path(&self, number: u32) -> PathBuf {
+        self.index.join(format!("{number:08}{CHECKPOINT}"))
+    }
+
+    /// The numbers of the index's checkpoints, in any order.
+    pub(crate) fn checkpoint_numbers(&self) -> Result<Vec<u32>> {
+        Ok(self.index_names()?.iter().filter_map(|name| checkpoint_number(name)).collect())
+    }
+
+    fn index_names(&self) -> Result<Vec<String>> {
+        match self.disk.list(&self.index) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            names => names.map_err(Error::io(&self.index)),
+        }
+    }
+
+    /// Removes checkpoints, finished or not, but for one. That they are gone lasts when this returns.
+    pub(crate) fn remove_checkpoints_but(&self, keep: Option<u32>) -> Result<()> {
+        let mut removed = false;
+        for name in self.index_names()? {
+            let number = checkpoint_number(name.strip_suffix(UNFINISHED).unwrap_or(&name));
+            if number.is_some_and(|number| keep != Some(number) || name.ends_with(UNFINISHED)) {
+                let path = self.index.join(name);
+                self.disk.remove(&path).map_err(Error::io(&path))?;
+                removed = true;
+            }
+        }
+        if removed { self.disk.sync_dir(&self.index).map_err(Error::io(&self.index)) } else { Ok(()) }
+    }
+
     /// Removes a FILES that an earlier process was making when it ended.
     pub(crate) fn remove_unfinished_files(&self) -> Result<()> {
         let path = temporary(&self.files_path());
@@ -166,7 +201,16 @@ fn segment_first(name: &str) -> Option<Sequence> {
 
 /// The number of the run of this name; `None` when no run has such a name.
 fn run_number(name: &str) -> Option<u32> {
-    let number = name.strip_suffix(RUN)?;
+    number_of(name, RUN)
+}
+
+/// The number of the checkpoint of this name.
+fn checkpoint_number(name: &str) -> Option<u32> {
+    number_of(name, CHECKPOINT)
+}
+
+fn number_of(name: &str, suffix: &str) -> Option<u32> {
+    let number = name.strip_suffix(suffix)?;
     // Numbers above 8 digits have as many as they need, and no leading zeros: each has one name.
     let digits = number.len() == 8 || (number.len() > 8 && !number.starts_with('0'));
     (digits && number.bytes().all(|byte| byte.is_ascii_digit())).then(|| number.parse().ok())?

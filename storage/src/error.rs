@@ -113,6 +113,12 @@ pub enum Error {
         /// The key.
         key: bytes::Bytes,
     },
+    /// The log does not reach back that far: what lies before `first` was flushed to runs, and its segments are gone.
+    #[error("the log begins with entry {first}, what was before it has been reclaimed")]
+    Reclaimed {
+        /// The first entry that the log still has.
+        first: u64,
+    },
     /// The store was closed through another of its handles.
     #[error("the store is closed")]
     Closed,

@@ -15,6 +15,7 @@ use arc_swap::{ArcSwap, Guard};
 use paddock_index::PackedLocator;
 use parking_lot::Mutex;
 
+use crate::contents::take;
 use crate::data_file::DataFile;
 use crate::error::{Error, Result};
 use crate::row::{StoredRow, decode_stored, verified};
@@ -57,7 +58,7 @@ pub(crate) enum Source {
 #[derive(Debug)]
 pub(crate) struct FileEntry {
     pub(crate) source: Source,
-    /// Bytes of rows that are the newest of their key and no tombstones.
+    /// Bytes of rows that the hash index points at: the newest of their keys, deletes included.
     live_bytes: AtomicU64,
 }
 
@@ -106,9 +107,8 @@ impl FileEntry {
         self.live_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// What was rounded in a length must not wrap a count around.
     pub(crate) fn take_live_bytes(&self, bytes: u64) {
-        let _ = self.live_bytes.fetch_update(Relaxed, Relaxed, |live| Some(live.saturating_sub(bytes)));
+        take(&self.live_bytes, bytes);
     }
 }
 

@@ -43,6 +43,7 @@ pub(crate) enum Magic {
     Files,
     Segment,
     Run,
+    IndexCheckpoint,
 }
 
 impl Magic {
@@ -52,6 +53,7 @@ impl Magic {
             Magic::Files => b"PDKFILES",
             Magic::Segment => b"PDKSEGMT",
             Magic::Run => b"PDKRUNFL",
+            Magic::IndexCheckpoint => b"PDKINDEX",
         }
     }
 }

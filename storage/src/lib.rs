@@ -71,6 +71,8 @@ mod files;
 pub mod fuzzing;
 mod group;
 mod header;
+mod index_checkpoint;
+mod loading;
 mod lock;
 mod maintenance;
 mod manifest;
@@ -111,7 +113,7 @@ pub use range::Range;
 pub use reader::{Readable, Reader};
 pub use record::Record;
 pub use recovery::Recovery;
-pub use replicated::{APPEND_OVERHEAD_BYTES, Need, ReplicatedStore, Stats, Verification};
+pub use replicated::{APPEND_OVERHEAD_BYTES, LogRetention, Need, ReplicatedStore, Stats, Verification};
 pub use row::{
     BATCH_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, ContentType, KEY_BYTES_MAX, PutOptions, ROW_OVERHEAD_BYTES,
     RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,

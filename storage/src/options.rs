@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::disk::{Disk, SystemDisk};
 use crate::durability::Durability;
+use crate::replicated::LogRetention;
 
 /// Room that growth leaves free in the log for what must go on when the disk is full: deletes and markers.
 pub const CONTROL_HEADROOM_BYTES: u64 = 256 << 10;
@@ -31,6 +32,8 @@ pub struct Options {
     pub(crate) sync_interval: Duration,
     pub(crate) mark_idle_after: Option<Duration>,
     pub(crate) clock: Clock,
+    /// `None`: what suits the kind of store.
+    pub(crate) log_retention: Option<LogRetention>,
 }
 
 /// Which files are mapped into memory, and which are read by system calls.
@@ -58,6 +61,7 @@ impl Default for Options {
             sync_interval: SYNC_INTERVAL,
             mark_idle_after: Some(MARK_IDLE_AFTER),
             clock: Clock::system(),
+            log_retention: None,
         }
     }
 }
@@ -130,6 +134,14 @@ impl Options {
     #[must_use]
     pub fn mapping(mut self, mapping: Mapping) -> Self {
         self.mapping = mapping;
+        self
+    }
+
+    /// How much of the log stays after its rows were flushed to runs: by default nothing in a [`crate::Store`], and everything in a
+    /// [`crate::ReplicatedStore`], whose followers read it.
+    #[must_use]
+    pub fn log_retention(mut self, retention: LogRetention) -> Self {
+        self.log_retention = Some(retention);
         self
     }
 

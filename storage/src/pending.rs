@@ -55,6 +55,17 @@ impl Pending {
         }
     }
 
+    /// Forgets entries up to `through`, which readers find elsewhere.
+    pub(crate) fn skip_through(&mut self, through: Sequence) {
+        while let Some(mut batch) = self.batches.pop_front() {
+            batch.split(batch.count_through(through));
+            if batch.count > 0 {
+                self.batches.push_front(batch);
+                break;
+            }
+        }
+    }
+
     /// Applies entries up to `through`: for readers, all at once.
     pub(crate) fn apply(&mut self, through: Sequence, contents: &Contents) {
         let mut applied = None;

@@ -15,11 +15,14 @@
 mod append;
 mod open;
 mod read;
+mod release;
 mod truncate;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::batch::LogEntries;
 use crate::clock::{Clock, Expiry};
@@ -27,6 +30,7 @@ use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::durability::SyncGate;
 use crate::error::{Error, Result};
+use crate::files::Catalogue;
 use crate::header::StoreId;
 use crate::lock::Lock;
 use crate::maintenance::{Board, Maintenance};
@@ -41,6 +45,7 @@ use crate::segment::{Chain, Segment};
 
 pub use append::{APPEND_OVERHEAD_BYTES, Need};
 pub use read::Verification;
+pub use release::LogRetention;
 
 /// A store as a log with explicit durability, and an index that advances only over committed entries.
 ///
@@ -96,6 +101,11 @@ pub struct ReplicatedStore {
     epochs: Vec<EpochStart>,
     pending: Pending,
     contents: Arc<Contents>,
+    log_retention: LogRetention,
+    /// What was settled when segments were last let go.
+    released: Sequence,
+    /// Which runs there are. Held by whoever changes FILES.
+    catalogue: Arc<Mutex<Catalogue>>,
     memory: Arc<Memory>,
     expiry: Expiry,
     recovery: Recovery,
@@ -245,6 +255,12 @@ impl ReplicatedStore {
         self.durable
     }
 
+    /// The first entry that the log still has: see [`Error::Reclaimed`].
+    #[must_use]
+    pub fn log_first(&self) -> Sequence {
+        self.segments().next().map_or(self.chain.next, Segment::first)
+    }
+
     /// Everything up to here is in the index. After opening: the smaller of `known_commit()` and `last()`.
     ///
     /// ```
@@ -333,6 +349,10 @@ impl ReplicatedStore {
             return Err(Error::Misplaced { what, actual: through.0, expected: last.0 });
         }
         self.pending.apply(through, &self.contents);
+        if self.contents.settled() > self.released {
+            self.released = self.contents.settled();
+            self.release_log()?;
+        }
         self.known_commit = self.known_commit.max(through);
         Ok(())
     }

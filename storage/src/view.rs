@@ -8,7 +8,7 @@ use std::sync::Arc;
 use paddock_index::{TailEntry, TailLayers};
 
 use crate::error::Result;
-use crate::file_table::Handle;
+use crate::file_table::{FileEntry, Handle};
 use crate::position::Sequence;
 use crate::run::{FoundRow, Run};
 
@@ -27,6 +27,8 @@ pub(crate) struct FrozenTail {
     pub(crate) layers: TailLayers,
     /// The last entry that was applied when it was frozen: markers have no rows, so this may be above the last row's.
     pub(crate) last: Sequence,
+    /// The segment of that entry. Once it is synced, all of the tail is durable: segments before it are.
+    pub(crate) segment: Arc<FileEntry>,
 }
 
 /// Rows in key order, one version of each key, in one file or in several that follow one another.

@@ -4,6 +4,7 @@ use super::{ReplicatedStore, is_control};
 use crate::batch::{BATCH_ALIGNMENT, BATCH_HEADER_BYTES, BatchHeader, LogEntries, batch_bytes};
 use crate::durability::SyncTicket;
 use crate::error::{Error, Result};
+use crate::index_checkpoint::{When, write_if_due};
 use crate::options::CONTROL_HEADROOM_BYTES;
 use crate::position::Sequence;
 use crate::row::{BATCH_BYTES_MAX, Rows};
@@ -332,6 +333,8 @@ impl ReplicatedStore {
             self.poisoning(cut)?;
             self.active.allocated = kept;
         }
+        // A help for the next opening, which does without where it fails.
+        let _ = write_if_due(&self.directory, self.manifest.store_id, &self.contents, When::Closing);
         Ok(())
     }
 

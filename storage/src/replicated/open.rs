@@ -4,17 +4,20 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 
-use paddock_index::HashIndex;
+use parking_lot::Mutex;
 
-use super::ReplicatedStore;
 use super::append::segment_capacity;
+use super::{LogRetention, ReplicatedStore};
 use crate::batch::BATCH_HEADER_BYTES;
 use crate::clock::Expiry;
 use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::durability::SyncGate;
 use crate::error::{Error, Result};
+use crate::files::Catalogue;
 use crate::header::StoreId;
+use crate::index_checkpoint::Checkpoint;
+use crate::loading;
 use crate::lock::Lock;
 use crate::maintenance::Maintenance;
 use crate::manifest::{Kind, Manifest};
@@ -26,8 +29,10 @@ use crate::recovery::{Batch, Recovery, SegmentEnd, Unproven, Walk};
 use crate::segment::{Chain, SEGMENT_START, Segment};
 
 /// What the log holds, read front to back.
-struct Log<'a> {
-    contents: &'a Contents,
+struct Log {
+    contents: Arc<Contents>,
+    /// What is in runs already.
+    flushed: Sequence,
     sealed: Vec<Segment>,
     walk: Walk,
     epochs: Vec<EpochStart>,
@@ -38,7 +43,8 @@ struct Log<'a> {
 impl ReplicatedStore {
     pub(crate) fn open_kind(path: &Path, options: Options, kind: Kind) -> Result<Self> {
         let memory = Memory::new(&options);
-        let Options { segment_bytes, extent_bytes, disk, mark_idle_after, clock, .. } = options;
+        let Options { segment_bytes, extent_bytes, disk, mark_idle_after, clock, log_retention, .. } =
+            options;
         let directory = Directory::prepare(path, disk)?;
         let lock = Lock::take(&directory)?;
         directory.remove_unfinished_segments()?;
@@ -53,9 +59,21 @@ impl ReplicatedStore {
             let path = directory.manifest_path();
             return Err(Error::WrongKind { path, found: manifest.kind.name(), wanted: kind.name() });
         }
-        let contents = Arc::new(Contents::new(HashIndex::new(manifest.store_id.seed())));
+        let catalogue = Catalogue::load(&directory, manifest.store_id)?;
+        catalogue.check_files(&directory)?;
+        catalogue.remove_leftovers(&directory)?;
         let capacity = segment_capacity(segment_bytes);
-        let (log, active) = Log::read(&directory, manifest.store_id, &contents, &memory, capacity)?;
+        let mut checkpoint = Checkpoint::newest(&directory, manifest.store_id)?;
+        let (contents, (log, active)) = loop {
+            let opened = open_contents(&directory, &catalogue, &memory, checkpoint.as_ref(), capacity)?;
+            match &checkpoint {
+                // The index was ahead of the log: see index_checkpoint.rs.
+                Some(checkpoint) if opened.1.0.walk.chain.next <= checkpoint.applied => {}
+                _ => break opened,
+            }
+            checkpoint = None;
+            directory.remove_checkpoints_but(None)?;
+        };
         Manifest::prepare_spare(&directory)?;
         if !created {
             // What was found is served only once it is certain to stay, its names included.
@@ -64,7 +82,8 @@ impl ReplicatedStore {
             directory.sync()?;
         }
         let last = log.walk.chain.next.previous();
-        let recovery = Recovery { created, entries: last.0, torn_bytes: log.torn_bytes };
+        let entries = last.0 - catalogue.log_first.previous().0;
+        let recovery = Recovery { created, entries, torn_bytes: log.torn_bytes };
         Ok(ReplicatedStore {
             directory,
             segment_bytes,
@@ -79,7 +98,13 @@ impl ReplicatedStore {
             known_commit: log.walk.known_commit.min(last),
             epochs: log.epochs,
             pending: log.pending,
-            contents: contents.clone(),
+            contents,
+            log_retention: log_retention.unwrap_or(match kind {
+                Kind::Standalone => LogRetention::Nothing,
+                Kind::Replicated => LogRetention::Everything,
+            }),
+            released: Sequence(0),
+            catalogue: Arc::new(Mutex::new(catalogue)),
             expiry: match kind {
                 Kind::Standalone => Expiry::Now(clock.clone()),
                 Kind::Replicated => Expiry::Never,
@@ -95,6 +120,28 @@ impl ReplicatedStore {
             buffer: Vec::new(),
         })
     }
+}
+
+/// The runs, the index, and what is in the log beyond them.
+fn open_contents(
+    directory: &Directory,
+    catalogue: &Catalogue,
+    memory: &Arc<Memory>,
+    checkpoint: Option<&Checkpoint>,
+    capacity: u64,
+) -> Result<(Arc<Contents>, (Log, Segment))> {
+    let contents = match loading::load(directory, catalogue, memory, checkpoint) {
+        // A checkpoint that is damaged further in is none.
+        Err(Error::Corrupt { .. }) if checkpoint.is_some() => {
+            loading::load(directory, catalogue, memory, None)
+        }
+        loaded => loaded,
+    };
+    let contents = Arc::new(contents?);
+    contents.set_applied(catalogue.flushed);
+    contents.set_settled(catalogue.flushed);
+    let log = Log::read(directory, catalogue, &contents, memory, capacity)?;
+    Ok((contents, log))
 }
 
 /// Makes a new store: the manifest comes last, so that a store with one is whole.
@@ -117,6 +164,22 @@ fn create(directory: &Directory, lock: &Lock, kind: Kind) -> Result<Manifest> {
     Ok(manifest)
 }
 
+/// The first sequences of the segments that count, ascending. Those before are removed: FILES said that they may go, and then
+/// the process ended.
+fn live_segments(directory: &Directory, log_first: Sequence) -> Result<Vec<Sequence>> {
+    let (gone, live): (Vec<_>, Vec<_>) =
+        directory.segments()?.into_iter().partition(|first| *first < log_first);
+    if live.first().is_some_and(|first| *first != log_first) {
+        let path = directory.segment_path(log_first);
+        return Err(Error::corrupt(&path, 0, "the log's oldest segment is missing"));
+    }
+    for first in gone {
+        let path = directory.segment_path(first);
+        directory.disk.remove(&path).map_err(Error::io(&path))?;
+    }
+    Ok(live)
+}
+
 /// Whether a segment is as short as a new store's. It grows only once there is a manifest, so anything longer was in use;
 /// and what lies there may be somebody's whole log, or no log at all: it is not read to find out.
 fn holds_nothing(directory: &Directory, first: Sequence) -> Result<bool> {
@@ -131,23 +194,24 @@ fn random_id() -> StoreId {
     StoreId((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
 }
 
-impl<'a> Log<'a> {
+impl Log {
     /// Reads the segments in order; the newest is returned for writing.
     fn read(
         directory: &Directory,
-        store_id: StoreId,
-        contents: &'a Contents,
+        catalogue: &Catalogue,
+        contents: &Arc<Contents>,
         memory: &Arc<Memory>,
         capacity: u64,
-    ) -> Result<(Log<'a>, Segment)> {
-        let firsts = directory.segments()?;
+    ) -> Result<(Log, Segment)> {
+        let firsts = live_segments(directory, catalogue.log_first)?;
         let mut segments = Vec::with_capacity(firsts.len());
         for (number, first) in firsts.iter().enumerate() {
             // Only the newest one grows.
             let capacity = if number + 1 == firsts.len() { capacity } else { 0 };
-            segments.push(Segment::open(directory, contents, memory, store_id, *first, capacity)?);
+            segments.push(Segment::open(directory, contents, memory, catalogue.store_id, *first, capacity)?);
         }
-        let Some(active) = segments.pop() else {
+        let start = segments.first().map(|oldest| oldest.start);
+        let (Some(active), Some(start)) = (segments.pop(), start) else {
             return Err(Error::corrupt(
                 &directory.log,
                 0,
@@ -155,22 +219,37 @@ impl<'a> Log<'a> {
             ));
         };
         let mut log = Log {
-            contents,
+            contents: contents.clone(),
+            flushed: catalogue.flushed,
             sealed: Vec::with_capacity(segments.len()),
-            walk: Walk::new(store_id, Chain::START),
-            epochs: Vec::new(),
+            walk: Walk::new(catalogue.store_id, start),
+            epochs: catalogue.epochs.clone(),
             pending: Pending::default(),
             torn_bytes: 0,
         };
-        for (segment, next) in segments.into_iter().zip(firsts.iter().skip(1)) {
-            log.read_sealed(segment, *next)?;
+        log.walk.known_commit = catalogue.flushed;
+        let starts: Vec<Chain> =
+            segments.iter().skip(1).chain([&active]).map(|segment| segment.start).collect();
+        for (segment, next) in segments.into_iter().zip(starts) {
+            log.read_sealed(segment, next)?;
         }
         let active = log.read_active(active)?;
+        if log.walk.chain.next <= catalogue.flushed {
+            let what = format!("the log ends before entry {}, which was flushed", catalogue.flushed);
+            return Err(Error::corrupt(active.file.path(), active.end, what));
+        }
         Ok((log, active))
     }
 
-    fn read_sealed(&mut self, mut segment: Segment, next: Sequence) -> Result<()> {
-        let end = self.read_segment(&mut segment, Some(next), &mut Unproven::default())?;
+    /// What was flushed is not read: it is in runs, and whoever wants it from the log verifies it then.
+    fn read_sealed(&mut self, mut segment: Segment, next: Chain) -> Result<()> {
+        if next.next.previous() <= self.flushed {
+            segment.end = segment.allocated;
+            self.walk.chain = next;
+            self.sealed.push(segment);
+            return Ok(());
+        }
+        let end = self.read_segment(&mut segment, Some(next.next), &mut Unproven::default())?;
         if let Some(missing) = end.missing {
             let what = format!("{missing}, and entry {} was durable", self.walk.chain.next);
             return Err(Error::corrupt(segment.file.path(), end.offset, what));
@@ -195,7 +274,7 @@ impl<'a> Log<'a> {
         limit: Option<Sequence>,
         unproven: &mut Unproven,
     ) -> Result<SegmentEnd> {
-        let Log { walk, epochs, pending, contents, .. } = self;
+        let Log { walk, epochs, pending, contents, flushed, .. } = self;
         let (handle, mut marks) = (segment.handle, Vec::new());
         let end = walk.segment(segment, limit, |batch: &Batch, walk: &Walk| {
             unproven.note(batch, walk.proven);
@@ -207,6 +286,7 @@ impl<'a> Log<'a> {
             }
             let rows_offset = batch.offset + BATCH_HEADER_BYTES as u64;
             pending.push(handle, rows_offset, batch.header.first, batch.rows.encoded(), batch.rows.count());
+            pending.skip_through(*flushed);
             pending.apply(walk.known_commit, contents);
         })?;
         for (first, offset) in marks {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::position::Sequence;
 use crate::recovery::Walk;
 use crate::row::{Rows, StampedRows};
-use crate::segment::{Chain, Segment};
+use crate::segment::Segment;
 use crate::window::Window;
 
 /// What verifying a store read.
@@ -21,6 +21,10 @@ pub struct Verification {
     pub entries: u64,
     /// Bytes of encoded rows.
     pub rows_bytes: u64,
+    /// Files of runs.
+    pub run_files: u64,
+    /// Rows in runs.
+    pub run_rows: u64,
 }
 
 impl ReplicatedStore {
@@ -41,11 +45,14 @@ impl ReplicatedStore {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Corrupt`].
+    /// [`Error::Reclaimed`] when the log begins after the first of them; [`Error::Io`], [`Error::Corrupt`].
     pub fn read_log(&self, after: Sequence, bytes_max: usize) -> Result<Vec<LogEntries>> {
         let mut found = Found { entries: Vec::new(), bytes: 0, bytes_max };
         let mut next = after.next();
         let log_end = self.chain.next;
+        if next < self.log_first() {
+            return Err(Error::Reclaimed { first: self.log_first().0 });
+        }
         while next < log_end {
             let segment = self.segment_of(next);
             let limit = self.successor_of(segment).map_or(log_end, Segment::first);
@@ -56,7 +63,7 @@ impl ReplicatedStore {
         Ok(found.entries)
     }
 
-    /// Reads the whole log again and verifies every checksum, sequence and link of it.
+    /// Reads the whole log and all runs again, and verifies every checksum, sequence and link.
     ///
     /// ```
     /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};
@@ -74,7 +81,7 @@ impl ReplicatedStore {
     /// [`Error::Corrupt`] names the first damaged place; [`Error::Io`].
     pub fn verify(&self) -> Result<Verification> {
         let mut verification = Verification::default();
-        let mut walk = Walk::new(self.manifest.store_id, Chain::START);
+        let mut walk = Walk::new(self.manifest.store_id, self.oldest().start);
         for segment in self.segments() {
             let limit = self.successor_of(segment).map_or(self.chain.next, Segment::first);
             let end = walk.segment(segment, Some(limit), |batch, _| {
@@ -87,7 +94,16 @@ impl ReplicatedStore {
             }
             verification.segments += 1;
         }
+        for file in self.contents.view().runs.iter().flat_map(|run| &run.files) {
+            file.run.verify()?;
+            verification.run_files += 1;
+            verification.run_rows += file.run.summary().statistics.rows;
+        }
         Ok(verification)
+    }
+
+    fn oldest(&self) -> &Segment {
+        self.sealed.first().unwrap_or(&self.active)
     }
 
     /// The segment that an entry is in, or would be.
