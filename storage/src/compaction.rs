@@ -33,8 +33,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::position::{EpochStart, Sequence};
-use pace::Foreground;
+use crate::position::EpochStart;
 use site::{LiveRun, Site};
 use worker::Worker;
 
@@ -114,11 +113,6 @@ impl Compaction {
         Ok(())
     }
 
-    /// Where the store's callers are counted.
-    pub(crate) fn foreground(&self) -> &Foreground {
-        &self.shared.site.foreground
-    }
-
     /// A tail was frozen; these are the epochs of the log.
     pub(crate) fn froze(&self, epochs: &[EpochStart]) {
         *self.shared.site.epochs.lock() = epochs.to_vec();
@@ -153,22 +147,8 @@ impl Compaction {
         Ok(())
     }
 
-    /// Everything up to here is in runs, durably.
-    pub(crate) fn flushed(&self) -> Sequence {
-        self.shared.site.catalogue.lock().flushed
-    }
-
-    /// Notes, durably, where the log begins from now on: before segments are removed.
-    pub(crate) fn set_log_first(&self, first: Sequence) -> Result<()> {
-        let mut catalogue = self.shared.site.catalogue.lock();
-        let mut next = catalogue.clone();
-        next.log_first = first;
-        next.replace(&self.shared.site.directory)?;
-        *catalogue = next;
-        Ok(())
-    }
-
     /// Waits for the step that is under way, and keeps the next one from beginning, while `run` looks at the store's files.
+    #[allow(dead_code, reason = "copying a store is about to use it")]
     pub(crate) fn paused<T>(&self, run: impl FnOnce() -> T) -> T {
         let _worker = self.shared.worker.lock();
         run()
@@ -239,6 +219,7 @@ impl Shared {
             if !self.note(stepped)? {
                 return Ok(worker.is_busy());
             }
+            self.site.checkpoint_index();
         }
     }
 

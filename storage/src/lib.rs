@@ -52,7 +52,6 @@ mod builder;
 mod capture;
 mod clock;
 mod commit;
-#[allow(dead_code, reason = "the store does not call it yet")]
 mod compaction;
 #[allow(dead_code, reason = "compaction is about to use it")]
 mod contents;
@@ -102,6 +101,7 @@ mod write;
 pub use batch::LogEntries;
 pub use builder::Builder;
 pub use clock::Clock;
+pub use compaction::CompactionStats;
 pub use durability::Durability;
 pub use error::{Error, Result};
 pub use header::StoreId;

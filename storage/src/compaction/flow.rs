@@ -89,12 +89,6 @@ impl Flow {
         !state.closed
     }
 
-    /// There may be something to do.
-    pub(crate) fn wake(&self) {
-        self.state.lock().due = true;
-        self.told.notify_all();
-    }
-
     pub(crate) fn set_disk_full(&self, disk_full: bool) {
         let mut state = self.state.lock();
         if state.disk_full != disk_full {

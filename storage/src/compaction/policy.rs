@@ -173,7 +173,7 @@ pub(crate) fn tail_is_due(log_bytes: u64, memory_bytes: u64, live_bytes: u64, in
 
 impl FileState<'_> {
     /// What tombstones take, by estimation: no more than their part of the rows.
-    pub(crate) fn tombstone_bytes(&self) -> u64 {
+    fn tombstone_bytes(&self) -> u64 {
         const TOMBSTONE_BYTES: u64 = 64;
         self.tombstones * TOMBSTONE_BYTES.min(self.bytes / self.rows.max(1))
     }

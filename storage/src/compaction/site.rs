@@ -20,15 +20,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use parking_lot::Mutex;
 
 use super::flow::Flow;
-use super::pace::{Brake, Foreground};
+use super::pace::Brake;
 use super::policy::{FileState, RunState, Tuning};
 use crate::clock::Expiry;
 use crate::contents::{Contents, Moved};
 use crate::directory::Directory;
+use crate::durability::SyncGate;
 use crate::error::Result;
 use crate::file_table::{FileTable, Source};
 use crate::files::{Catalogue, CataloguedFile, CataloguedRun};
 use crate::header::StoreId;
+use crate::index_checkpoint::{When, write_if_due};
 use crate::memory::Memory;
 use crate::position::{EpochStart, Sequence};
 use crate::run::{Compression, Run};
@@ -36,7 +38,7 @@ use crate::view::{FrozenTail, RunFile, SortedRun, View};
 
 use paddock_index::PackedLocator;
 
-const FILE_BYTES_MAX: u64 = 256 << 20;
+pub(crate) const FILE_BYTES_MAX: u64 = 256 << 20;
 const FILE_BYTES_MIN: u64 = 16 << 20;
 
 /// What an entry of the hash index takes, with what is free around it.
@@ -67,7 +69,8 @@ pub(crate) struct Site {
     pub(crate) catalogue: Arc<Mutex<Catalogue>>,
     /// The epochs of the log, as its owner said when it froze a tail last.
     pub(crate) epochs: Mutex<Vec<EpochStart>>,
-    pub(crate) foreground: Foreground,
+    /// Through which the log is made durable.
+    pub(crate) gate: SyncGate,
     pub(crate) brake: Brake,
     pub(crate) flow: Flow,
     pub(crate) figures: Figures,
@@ -126,6 +129,15 @@ pub(crate) struct Edit<'a> {
 }
 
 impl Settings {
+    /// With files of other lengths.
+    pub(crate) fn run_bytes(mut self, bytes: u64) -> Settings {
+        self.file_bytes_max = bytes;
+        self.file_bytes_min = self.file_bytes_min.min(bytes);
+        self.tuning.kept_file_bytes_min = self.tuning.kept_file_bytes_min.min(bytes / 4);
+        self.tuning.garbage_bytes_min = self.tuning.garbage_bytes_min.min(bytes);
+        self
+    }
+
     /// Those of a store with so much memory. Of what the indexes may take the hash index has five eighths; the rest is
     /// for tails ([`super::policy::tail_is_due`]), and for what is written while a run becomes cold.
     pub(crate) fn new(compression: Compression, memory: &Memory) -> Settings {
@@ -148,10 +160,11 @@ impl Site {
         expiry: Expiry,
         settings: Settings,
         catalogue: Arc<Mutex<Catalogue>>,
+        gate: SyncGate,
     ) -> Site {
         let store_id = catalogue.lock().store_id;
         let epochs = Mutex::default();
-        let (foreground, brake, flow, figures) = Default::default();
+        let (brake, flow, figures) = Default::default();
         Site {
             contents,
             directory,
@@ -161,7 +174,7 @@ impl Site {
             settings,
             catalogue,
             epochs,
-            foreground,
+            gate,
             brake,
             flow,
             figures,
@@ -258,6 +271,12 @@ impl Site {
         }));
     }
 
+    /// Notes where rows are now, for the next opening, if much has changed.
+    pub(crate) fn checkpoint_index(&self) {
+        // Where it fails, opening takes longer, and nothing else.
+        let _ = write_if_due(&self.directory, self.store_id, &self.contents, When::Running);
+    }
+
     /// How long the files of a merge of so many bytes are made.
     pub(crate) fn file_bytes(&self, all_bytes: u64) -> u64 {
         const FILES: u64 = 16;
@@ -330,8 +349,7 @@ pub(crate) fn describe<'r>(runs: &'r [LiveRun], files: &FileTable, now_ms: Optio
             expired_bytes: u64::from(has_expired),
         };
         if let Some(entry) = files.get(file.handle).filter(|_| !cold) {
-            // The table counts values only.
-            state.live_bytes = Some((entry.live_bytes() + state.tombstone_bytes()).min(state.bytes));
+            state.live_bytes = Some(entry.live_bytes().min(state.bytes));
         }
         state
     };

@@ -9,7 +9,6 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
-use paddock_index::HashIndex;
 use parking_lot::Mutex;
 
 use super::site::{Settings, Site};
@@ -18,6 +17,7 @@ use crate::clock::Expiry;
 use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::disk::{Disk as _, FaultyDisk};
+use crate::durability::SyncGate;
 use crate::error::Result;
 use crate::file_table::{Handle, Source};
 use crate::files::Catalogue;
@@ -27,8 +27,7 @@ use crate::merge_cursor::{Direction, MergeCursor, Place};
 use crate::options::Options;
 use crate::position::Sequence;
 use crate::row::{Frames, RowsBuilder};
-use crate::run::{Compression, Run};
-use crate::view::{RunFile, SortedRun, View};
+use crate::run::Compression;
 
 /// A key's value, and when it expires.
 pub(super) type Value = (Vec<u8>, Option<u64>);
@@ -82,8 +81,7 @@ impl Workshop {
         let catalogue = Catalogue::load(&directory, StoreId([7; 16]))?;
         catalogue.check_files(&directory)?;
         catalogue.remove_leftovers(&directory)?;
-        let contents = Arc::new(Contents::new(HashIndex::new(3)));
-        load_runs(&catalogue, &directory, &memory, &contents)?;
+        let contents = Arc::new(crate::loading::load(&directory, &catalogue, &memory, None)?);
         let flushed = catalogue.flushed;
         contents.set_applied(flushed);
         let settings = Settings {
@@ -95,8 +93,9 @@ impl Workshop {
         };
         let expiry = if plan.expiry { Expiry::At(NOW_MS) } else { Expiry::Never };
         let catalogue = Arc::new(Mutex::new(catalogue));
+        let gate = SyncGate::default();
         let site =
-            Site::new(contents.clone(), directory.clone(), memory.clone(), expiry, settings, catalogue);
+            Site::new(contents.clone(), directory.clone(), memory.clone(), expiry, settings, catalogue, gate);
         let compaction = Compaction::new(site);
         let mut workshop =
             Workshop { disk, contents, compaction, memory, directory, history: Vec::new(), segments: 0 };
@@ -150,9 +149,7 @@ impl Workshop {
 
     /// Freezes the tail, as the log's owner does.
     pub(super) fn freeze(&self) {
-        let before = self.contents.view().frozen.len();
-        self.contents.freeze();
-        if self.contents.view().frozen.len() > before {
+        if self.contents.freeze() {
             self.compaction.froze(&[]);
         }
     }
@@ -183,37 +180,6 @@ impl Workshop {
         let runs: Vec<_> = paths.iter().filter(|path| path.starts_with(&self.directory.runs)).collect();
         (runs.iter().map(|path| self.disk.bytes(path).unwrap().len() as u64).sum(), runs.len())
     }
-}
-
-fn load_runs(
-    catalogue: &Catalogue,
-    directory: &Directory,
-    memory: &Arc<Memory>,
-    contents: &Contents,
-) -> Result<()> {
-    let mut runs = Vec::new();
-    for catalogued in &catalogue.runs {
-        let mut files = Vec::new();
-        for file in &catalogued.files {
-            let run = Run::open(directory, memory, file.number, catalogue.store_id)?;
-            let handle = contents.files().add(Source::Run(run.clone()))?;
-            files.push(RunFile { handle, run });
-        }
-        let from = catalogued.from.as_deref().map(Arc::from);
-        runs.push(SortedRun { files, from, cold: catalogued.cold });
-    }
-    contents.publish(|_| View { frozen: Vec::new(), runs: runs.clone() });
-    for run in runs.iter().filter(|run| !run.cold) {
-        for file in &run.files {
-            file.run.for_each_location(|key, sequence, offset, length, tombstone| {
-                if run.from.as_ref().is_none_or(|from| key >= &**from) {
-                    let place = file.handle.place(tombstone, u64::from(offset), length as usize).unwrap();
-                    contents.load_row(key, sequence, place, u64::from(length));
-                }
-            })?;
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn model(history: &[Write]) -> BTreeMap<Vec<u8>, Vec<u8>> {

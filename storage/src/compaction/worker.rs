@@ -16,7 +16,7 @@ use super::policy::{Job, Planned, StoreState, next_job, plan};
 use super::site::{Edit, LiveRun, Site, Written, describe};
 use super::slice::{Slice, after_slice};
 use crate::error::{Error, Result};
-use crate::file_table::is_tombstone;
+use crate::file_table::{Source, is_tombstone};
 use crate::position::Sequence;
 use crate::row_buffer::with_buffer;
 use crate::view::{FrozenTail, RunFile, SortedRun};
@@ -47,7 +47,7 @@ impl Worker {
 
     /// Does the next step. False: there is nothing to do.
     pub(crate) fn step(&mut self, site: &Site) -> Result<bool> {
-        self.pace.look(self.begun.elapsed(), &site.foreground);
+        self.pace.look(self.begun.elapsed(), site.contents.foreground());
         let files = site.contents.files().load_full();
         let now_ms = self.request.map_or_else(|| site.now_ms(), |request| request.now_ms);
         let state = self.state(site, describe(&self.runs, &files, now_ms));
@@ -87,10 +87,6 @@ impl Worker {
         self.pace.is_busy()
     }
 
-    pub(crate) fn runs(&self) -> &[LiveRun] {
-        &self.runs
-    }
-
     fn state<'r>(&self, site: &Site, runs: Vec<super::policy::RunState<'r>>) -> StoreState<'r> {
         StoreState {
             runs,
@@ -109,7 +105,7 @@ impl Worker {
         }
         // Who asked for everything waits for it.
         let debt = if self.request.is_some() { u64::MAX } else { site.flow.frozen() };
-        let wait = self.pace.spend(bytes, self.begun.elapsed(), &site.foreground, debt);
+        let wait = self.pace.spend(bytes, self.begun.elapsed(), site.contents.foreground(), debt);
         if site.brake.wait(wait) { Ok(()) } else { Err(Error::Closed) }
     }
 
@@ -117,6 +113,10 @@ impl Worker {
     fn flush(&mut self, site: &Site) -> Result<()> {
         let view = site.contents.view();
         let Some(tail) = view.frozen.first() else { return Ok(()) };
+        // What FILES says to be flushed must not be lost from the log, or that would seem to have been cut.
+        if let Source::Segment(segment) = &tail.segment.source {
+            site.gate.sync(segment)?;
+        }
         // Without an older part there is nothing that a tombstone could hide.
         let oldest = self.runs.is_empty();
         let file_bytes = site.settings.file_bytes_max;
@@ -150,6 +150,7 @@ impl Worker {
             site.count(|figures| &figures.flushed_bytes, file.run.summary().file_bytes);
         }
         site.forget_rows(&gone);
+        site.contents.set_settled(tail.last);
         site.count(|figures| &figures.flushes, 1);
         Ok(())
     }
