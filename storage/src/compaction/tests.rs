@@ -4,7 +4,7 @@ mod crash;
 mod model;
 mod threads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
@@ -168,7 +168,8 @@ impl Workshop {
     pub(super) fn check(&self) {
         let model = self.model();
         assert_eq!(scan(&self.contents), model, "a scan");
-        for (key, _) in &self.history {
+        let keys: BTreeSet<&Vec<u8>> = self.history.iter().map(|(key, _)| key).collect();
+        for key in keys {
             assert_eq!(get(&self.contents, key), model.get(key).cloned(), "key {}", key.escape_ascii());
         }
         assert_eq!(get(&self.contents, b"never written"), None);
