@@ -221,23 +221,26 @@ impl Driver {
 /// Runs `work` in several threads that begin together. The first error of any of them is the result.
 fn run_threads(threads: u64, work: impl Fn(u64, &mut Tally) -> Result<()> + Sync) -> Result<Outcome> {
     let barrier = Barrier::new(usize::try_from(threads)? + 1);
-    let run_one = |thread: u64| -> Result<(Tally, Instant)> {
+    let run_one = |thread: u64| -> Result<(Tally, Instant, Instant)> {
         let mut tally = Tally { samples_ns: Vec::with_capacity(SAMPLES_MAX / 16), ..Tally::default() };
         barrier.wait();
+        let began = Instant::now();
         work(thread, &mut tally)?;
-        Ok((tally, Instant::now()))
+        Ok((tally, began, Instant::now()))
     };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|thread| scope.spawn(move_thread(&run_one, thread))).collect();
         let (processor, written) = (measure::processor_time(), measure::written_bytes()?);
         barrier.wait();
-        let began = Instant::now();
         let tallies: Vec<_> = workers
             .into_iter()
             .map(|worker| worker.join().map_err(|_| anyhow!("a thread of the driver panicked"))?)
             .collect::<Result<_>>()?;
-        let ended = tallies.iter().map(|(_, ended)| *ended).max().unwrap_or(began);
-        outcome(&tallies, ended - began, measure::processor_time() - processor, written)
+        // By the threads' own clocks: this one may come to run long after them.
+        let began = tallies.iter().map(|(_, began, _)| *began).min();
+        let ended = tallies.iter().map(|(.., ended)| *ended).max();
+        let elapsed = ended.zip(began).map_or(Duration::ZERO, |(ended, began)| ended - began);
+        outcome(&tallies, elapsed, measure::processor_time() - processor, written)
     })
 }
 
@@ -247,14 +250,14 @@ fn move_thread<'a, T>(run: &'a (impl Fn(u64) -> T + Sync), thread: u64) -> impl 
 }
 
 fn outcome(
-    tallies: &[(Tally, Instant)],
+    tallies: &[(Tally, Instant, Instant)],
     elapsed: Duration,
     processor: Duration,
     written: u64,
 ) -> Result<Outcome> {
-    let operations: u64 = tallies.iter().map(|(tally, _)| tally.operations).sum();
+    let operations: u64 = tallies.iter().map(|(tally, ..)| tally.operations).sum();
     let mut samples: Vec<u32> =
-        tallies.iter().flat_map(|(tally, _)| tally.samples_ns.iter().copied()).collect();
+        tallies.iter().flat_map(|(tally, ..)| tally.samples_ns.iter().copied()).collect();
     let mut percentile_us = |fraction| percentile(&mut samples, fraction).map(|ns| f64::from(ns) / 1e3);
     let cost = Cost {
         operations,

@@ -21,7 +21,7 @@ const CLUSTER_NAME_CHARACTERS_MAX: usize = 64;
 
 /// What every exit code means, at the end of the help.
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 precondition failed, \
-     5 unavailable, 6 outcome unknown, 130 interrupted";
+     5 unavailable or in use, 6 outcome unknown, 7 damaged files, 130 interrupted";
 
 /// PaddockDB: a partitioned, replicated key-value store.
 #[derive(Debug, Parser)]
@@ -93,6 +93,12 @@ pub(crate) enum Command {
     /// Load or dump many records
     #[command(subcommand)]
     Batch(BatchCommand),
+    /// Look at the files of a server that is stopped
+    ///
+    /// DIR is the data directory of a partition server, or of `paddock dev`: then this is about every replica in it. Or the
+    /// directory of one store.
+    #[command(subcommand)]
+    Storage(StorageCommand),
 }
 
 /// How to log.
@@ -333,4 +339,45 @@ pub(crate) struct Dump {
     /// Give up when no page came for this long
     #[arg(long, value_name = "N", default_value_t = 60)]
     pub(crate) retry_seconds: u64,
+}
+
+/// What `storage` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StorageCommand {
+    /// Say what is there: log, runs, how the log ends. Changes nothing
+    ///
+    /// Reads the headers of all files, and all of the log's newest file. A torn tail (what a crash left of a write that
+    /// nobody was told of) is no damage: it is told apart by what the log itself proves to have been on the disk.
+    Inspect(Inspect),
+    /// Read everything, and say what is damaged and where. Changes nothing
+    Verify(Inspect),
+    /// Print the newest record of each key as newline-delimited JSON, in key order. Changes nothing
+    ///
+    /// What was written when the server ended, and is not known to be committed, is left out, and counted on stderr.
+    Dump(StorageDump),
+}
+
+/// Flags of `storage inspect` and `storage verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// The data directory, or a store's
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// Flags of `storage dump`.
+#[derive(Debug, Args)]
+pub(crate) struct StorageDump {
+    /// The data directory, or a store's
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// The file to write, which must not be there yet, or "-" for stdout
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub(crate) file: PathBuf,
+    /// Also what is not known to be committed: it may have been taken back since, by a new leader
+    #[arg(long)]
+    pub(crate) uncommitted: bool,
 }

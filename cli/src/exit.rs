@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use paddock_client::{Error, WriteOutcome};
+use paddock_partition::node::NodeError;
 
 use crate::output::StdoutClosed;
 
@@ -15,6 +16,14 @@ pub(crate) struct Interrupted {
     pub(crate) hint: String,
 }
 
+/// Files are damaged; which ones was printed.
+#[derive(Debug, thiserror::Error)]
+#[error("{places} damaged {}", if *places == 1 { "place" } else { "places" })]
+pub(crate) struct Damaged {
+    /// How many places.
+    pub(crate) places: usize,
+}
+
 /// Anything without a code of its own.
 const ERROR: u8 = 1;
 /// The command line is wrong; clap ends with the same.
@@ -23,10 +32,12 @@ const USAGE: u8 = 2;
 const NOT_FOUND: u8 = 3;
 /// A precondition did not hold.
 const PRECONDITION_FAILED: u8 = 4;
-/// Nobody could serve the request; nothing was written.
+/// Nobody could serve the request, or a server has the files; nothing was written.
 const UNAVAILABLE: u8 = 5;
 /// The write may have happened.
 const OUTCOME_UNKNOWN: u8 = 6;
+/// Bytes that were once durable are not what they were.
+const DAMAGED: u8 = 7;
 /// Interrupted by a signal.
 const INTERRUPTED: u8 = 130;
 
@@ -45,6 +56,9 @@ fn code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.is::<Interrupted>()) {
         return INTERRUPTED;
     }
+    if let Some(code) = error.chain().find_map(storage_code) {
+        return code;
+    }
     let Some(error) = error.chain().find_map(|cause| cause.downcast_ref::<Error>()) else {
         return ERROR;
     };
@@ -55,6 +69,23 @@ fn code(error: &anyhow::Error) -> u8 {
         other if other.write_outcome() == WriteOutcome::Unknown => OUTCOME_UNKNOWN,
         other if other.is_transient() => UNAVAILABLE,
         _ => ERROR,
+    }
+}
+
+/// The code of what happens to files.
+fn storage_code(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    use paddock_storage::Error as StorageError;
+    if cause.is::<Damaged>() {
+        return Some(DAMAGED);
+    }
+    if let Some(NodeError::Locked { .. }) = cause.downcast_ref() {
+        return Some(UNAVAILABLE);
+    }
+    match cause.downcast_ref()? {
+        StorageError::Corrupt { .. } => Some(DAMAGED),
+        StorageError::Locked { .. } => Some(UNAVAILABLE),
+        StorageError::NotAStore { .. } => Some(NOT_FOUND),
+        _ => None,
     }
 }
 

@@ -1,5 +1,5 @@
-//! The `paddock` command: a whole cluster in one process (`dev`), the servers (`router`, `partition`), and
-//! the tools that speak to a router.
+//! The `paddock` command: a whole cluster in one process (`dev`), the servers (`router`, `partition`), the
+//! tools that speak to a router, and those for the files of a server that is stopped (`storage`).
 //!
 //! Data goes to stdout, everything else to stderr. The exit code says what kind of failure it was: see
 //! [`exit`].
@@ -17,6 +17,7 @@ mod record;
 mod record_line;
 mod serve;
 mod signals;
+mod storage;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Locate(locate) => cluster::locate(&connection.connect().await?, locate).await,
         Command::Status(show) => cluster::status(&connection.connect().await?, show).await,
         Command::Partitions(show) => cluster::partitions(&connection.connect().await?, show).await,
+        Command::Storage(command) => storage::run(command),
         Command::Batch(BatchCommand::Load(load)) => load::run(connection, load).await,
         Command::Batch(BatchCommand::Dump(dump)) => dump::run(&connection.connect().await?, dump).await,
     }

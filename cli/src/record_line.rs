@@ -41,8 +41,20 @@ struct Printed<'a> {
     value: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value_b64: Option<String>,
+    #[serde(flatten)]
+    about: About<'a>,
+}
+
+/// What is said of a record beside its key and value.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct About<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    version: Option<u64>,
+    pub(crate) version: Option<u64>,
+    /// Milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expires_at_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) content_type: Option<&'a str>,
 }
 
 /// Reads a line into key and value.
@@ -65,9 +77,14 @@ fn field(name: &'static str, text: Option<String>, encoded: Option<String>) -> R
 
 /// Writes a line, with the version where one is given.
 pub(crate) fn print(to: &mut impl Write, key: &[u8], value: &[u8], version: Option<u64>) -> io::Result<()> {
+    print_about(to, key, value, About { version, ..About::default() })
+}
+
+/// Writes a line, with everything that is known.
+pub(crate) fn print_about(to: &mut impl Write, key: &[u8], value: &[u8], about: About<'_>) -> io::Result<()> {
     let (key, key_b64) = text_or_base64(key);
     let (value, value_b64) = text_or_base64(value);
-    serde_json::to_writer(&mut *to, &Printed { key, key_b64, value, value_b64, version })?;
+    serde_json::to_writer(&mut *to, &Printed { key, key_b64, value, value_b64, about })?;
     to.write_all(b"\n")
 }
 

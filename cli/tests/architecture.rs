@@ -20,7 +20,14 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ("paddock-client", &["paddock-proto"]),
     (
         "paddock",
-        &["paddock-client", "paddock-coordination", "paddock-partition", "paddock-proto", "paddock-router"],
+        &[
+            "paddock-client",
+            "paddock-coordination",
+            "paddock-partition",
+            "paddock-proto",
+            "paddock-router",
+            "paddock-storage",
+        ],
     ),
 ];
 

@@ -11,11 +11,11 @@ mod index;
 mod repair;
 mod store;
 
-use paddock_storage::fuzzing::{row_seeds, segment_seeds};
+use paddock_storage::fuzzing::{files_seeds, row_seeds, run_seeds, segment_seeds};
 
 pub use index::{filter, hash_index};
-pub use paddock_storage::fuzzing::{manifest, row, rows, segment};
-pub use store::{checkpoint, files, lock, log, run};
+pub use paddock_storage::fuzzing::{files, manifest, row, rows, run, segment};
+pub use store::{checkpoint, lock, log, stored};
 
 /// Something to fuzz.
 pub struct Target {
@@ -28,15 +28,16 @@ pub struct Target {
 }
 
 /// Everything that is fuzzed.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "row", run: row, seeds: row_seeds },
     Target { name: "rows", run: rows, seeds: row_seeds },
     Target { name: "segment", run: segment, seeds: segment_seeds },
     Target { name: "log", run: log, seeds: || store::seeds("log/") },
     Target { name: "manifest", run: manifest, seeds: || store::contents("MANIFEST") },
     Target { name: "lock", run: lock, seeds: || store::seeds("LOCK") },
-    Target { name: "files", run: files, seeds: || store::seeds("FILES") },
-    Target { name: "run", run, seeds: || store::seeds("runs/") },
+    Target { name: "files", run: files, seeds: files_seeds },
+    Target { name: "run", run, seeds: run_seeds },
+    Target { name: "stored", run: stored, seeds: store::stored_seeds },
     Target { name: "checkpoint", run: checkpoint, seeds: || store::seeds("index/") },
     Target { name: "hash_index", run: hash_index, seeds: index::hash_index_seeds },
     Target { name: "filter", run: filter, seeds: index::filter_seeds },

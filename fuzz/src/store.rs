@@ -16,6 +16,7 @@ use super::repair;
 const DIRECTORY: &str = "/store";
 const FILE_BYTES: u64 = 4 << 10;
 const WRITES: u64 = 60;
+const STORED: &[&str] = &["FILES", "runs/"];
 
 /// A store with files of every kind, and every record that it ever held: key, value, version.
 struct Base {
@@ -35,14 +36,18 @@ pub fn lock(input: &[u8]) {
     store_file("LOCK", input);
 }
 
-/// The catalogue of files.
-pub fn files(input: &[u8]) {
-    store_file("FILES", input);
+/// The catalogue of runs, or any run. (Each by itself is in paddock-storage's `fuzzing`.)
+pub fn stored(input: &[u8]) {
+    let Some((&kind, rest)) = input.split_first() else { return };
+    store_file(STORED[usize::from(kind) % STORED.len()], rest);
 }
 
-/// Any file of key-ordered rows.
-pub fn run(input: &[u8]) {
-    store_file("runs/", input);
+/// Those files, as they are.
+pub fn stored_seeds() -> Vec<Vec<u8>> {
+    let of = |(number, kind): (u8, &&str)| {
+        seeds(kind).into_iter().map(move |seed| [&[number], &seed[..]].concat())
+    };
+    (0..).zip(STORED).flat_map(of).collect()
 }
 
 /// Any checkpoint of the index.

@@ -6,6 +6,8 @@
 //! DIR/partitions/<p>-<uuid>/  the store of one replica
 //! ```
 
+mod offline;
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -13,6 +15,8 @@ use std::path::{Path, PathBuf};
 use paddock_coordination::{ClusterId, NodeId, PartitionId};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
+
+pub use offline::OfflineNode;
 
 /// The format of the directory that this build writes.
 const FORMAT: u32 = 1;

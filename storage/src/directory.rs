@@ -179,6 +179,34 @@ impl Directory {
         Ok(firsts)
     }
 
+    /// What an earlier process left behind when it ended, and the next opening removes: files that were being made, and
+    /// runs and segments that are not needed.
+    pub(crate) fn leftovers(
+        &self,
+        needs_segment: impl Fn(Sequence) -> bool,
+        needs_run: impl Fn(u32) -> bool,
+    ) -> Result<Vec<PathBuf>> {
+        let mut leftovers = Vec::new();
+        for name in self.disk.list(&self.log).map_err(Error::io(&self.log))? {
+            let unfinished = name.strip_suffix(UNFINISHED).is_some_and(|name| segment_first(name).is_some());
+            if unfinished || segment_first(&name).is_some_and(|first| !needs_segment(first)) {
+                leftovers.push(self.log.join(name));
+            }
+        }
+        for name in self.run_names()? {
+            let unfinished = name.strip_suffix(UNFINISHED).is_some_and(|name| run_number(name).is_some());
+            if unfinished || run_number(&name).is_some_and(|number| !needs_run(number)) {
+                leftovers.push(self.runs.join(name));
+            }
+        }
+        let files = temporary(&self.files_path());
+        if self.disk.open_read(&files).is_ok() {
+            leftovers.push(files);
+        }
+        leftovers.sort();
+        Ok(leftovers)
+    }
+
     /// Removes segments that an earlier process was making when it ended.
     pub(crate) fn remove_unfinished_segments(&self) -> Result<()> {
         for name in self.disk.list(&self.log).map_err(Error::io(&self.log))? {

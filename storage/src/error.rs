@@ -36,6 +36,12 @@ pub enum Error {
         /// What is wrong there.
         what: String,
     },
+    /// There is no store in the directory, and this call does not make one.
+    #[error("{}: no store: there is no MANIFEST in it", path.display())]
+    NotAStore {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The store is open already, here or in another process.
     #[error("{}: the store is open already, here or in another process", path.display())]
     Locked {

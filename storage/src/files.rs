@@ -143,7 +143,7 @@ impl Catalogue {
 }
 
 impl CataloguedFile {
-    fn check(&self, directory: &Directory) -> Result<()> {
+    pub(crate) fn check(&self, directory: &Directory) -> Result<()> {
         let path = directory.run_path(self.number);
         let file = match directory.disk.open_read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

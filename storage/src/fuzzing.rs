@@ -92,6 +92,17 @@ pub fn files(bytes: &[u8]) {
     }
 }
 
+/// A file of rows in key order: what is read from it is right, or it says what is corrupt.
+pub fn run(bytes: &[u8]) {
+    crate::run::fuzzing::run(bytes);
+}
+
+/// Files of rows in key order to begin with: of several blocks, in every codec, and one without rows.
+#[must_use]
+pub fn run_seeds() -> Vec<Vec<u8>> {
+    crate::run::fuzzing::seeds()
+}
+
 /// Rows to begin with.
 #[must_use]
 pub fn row_seeds() -> Vec<Vec<u8>> {

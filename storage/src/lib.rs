@@ -53,17 +53,15 @@ mod capture;
 mod clock;
 mod commit;
 mod compaction;
-#[allow(dead_code, reason = "compaction is about to use it")]
 mod contents;
-#[allow(dead_code, reason = "compaction is about to use it")]
+#[allow(dead_code, reason = "parts of it serve tests, and what is to come")]
 mod data_file;
 mod directory;
 pub mod disk;
 mod durability;
 mod error;
-#[allow(dead_code, reason = "compaction is about to use it")]
+#[allow(dead_code, reason = "parts of it serve tests, and what is to come")]
 mod file_table;
-#[allow(dead_code, reason = "compaction is about to keep its books with it")]
 mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -75,9 +73,9 @@ mod loading;
 mod lock;
 mod maintenance;
 mod manifest;
-#[allow(dead_code, reason = "compaction is about to use it")]
 mod memory;
 mod merge_cursor;
+pub mod offline;
 mod options;
 mod pending;
 mod position;
@@ -88,12 +86,11 @@ mod recovery;
 mod replicated;
 mod row;
 mod row_buffer;
-#[allow(dead_code, reason = "compaction is about to write and read them")]
+#[allow(dead_code, reason = "parts of it serve tests, and what is to come")]
 mod run;
 mod segment;
 mod snapshot;
 mod store;
-#[allow(dead_code, reason = "compaction is about to use it")]
 mod view;
 mod window;
 mod write;

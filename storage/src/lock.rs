@@ -29,13 +29,23 @@ impl Lock {
         Ok(Lock { locked, store })
     }
 
-    /// Writes which store this is, unless it says so already. Another store's lock is a mixed-up directory.
+    /// Writes which store this is, unless it says so already.
     pub(crate) fn confirm(&self, directory: &Directory, store_id: StoreId) -> Result<()> {
-        let path = directory.lock_path();
+        self.check(directory, store_id)?;
+        match self.store {
+            Some(_) => Ok(()),
+            None => self.write(&directory.lock_path(), store_id),
+        }
+    }
+
+    /// Another store's lock is a mixed-up directory.
+    pub(crate) fn check(&self, directory: &Directory, store_id: StoreId) -> Result<()> {
         match &self.store {
-            Some(store) if *store == store_id.to_string() => Ok(()),
-            Some(store) => Err(Error::corrupt(&path, 0, format!("of store {store}, MANIFEST of {store_id}"))),
-            None => self.write(&path, store_id),
+            Some(store) if *store != store_id.to_string() => {
+                let what = format!("of store {store}, MANIFEST of {store_id}");
+                Err(Error::corrupt(&directory.lock_path(), 0, what))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -207,6 +207,15 @@ impl Options {
 
     /// How much of the log stays after its rows were flushed to runs: by default nothing in a [`crate::Store`], and everything in a
     /// [`crate::ReplicatedStore`], whose followers read it.
+    ///
+    /// ```
+    /// use paddock_storage::{LogRetention, Options, ReplicatedStore};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let options = Options::new().log_retention(LogRetention::Bytes(1 << 30));
+    /// let store = ReplicatedStore::open(directory.path(), options)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn log_retention(mut self, retention: LogRetention) -> Self {
         self.log_retention = Some(retention);

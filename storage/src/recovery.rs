@@ -153,16 +153,22 @@ impl Walk {
     /// The log's end in its newest segment: nothing but zeros, or a torn tail, which is overwritten by zeros and
     /// counted; or corruption.
     pub(crate) fn settle_tail(&self, segment: &Segment, end: &SegmentEnd) -> Result<u64> {
+        let torn_bytes = self.torn_bytes(segment, end)?;
+        if torn_bytes > 0 {
+            let file = segment.file.file();
+            let zeroed = write_zeros(file, end.offset, end.offset + torn_bytes);
+            zeroed.and_then(|()| file.sync_data()).map_err(Error::io(segment.file.path()))?;
+        }
+        Ok(torn_bytes)
+    }
+
+    /// How much of a torn tail there is behind the log's end; or corruption. Changes nothing.
+    pub(crate) fn torn_bytes(&self, segment: &Segment, end: &SegmentEnd) -> Result<u64> {
         let tail = self.inspect_tail(segment, end.offset)?;
         if tail.proof {
             let missing = end.missing.unwrap_or("a batch is missing");
             let what = format!("{missing}, and entry {} was durable", self.chain.next);
             return Err(Error::corrupt(segment.file.path(), end.offset, what));
-        }
-        if tail.end > end.offset {
-            let file = segment.file.file();
-            let zeroed = write_zeros(file, end.offset, tail.end).and_then(|()| file.sync_data());
-            zeroed.map_err(Error::io(segment.file.path()))?;
         }
         Ok(tail.end.saturating_sub(end.offset))
     }

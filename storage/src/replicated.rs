@@ -267,6 +267,15 @@ impl ReplicatedStore {
     }
 
     /// The first entry that the log still has: see [`Error::Reclaimed`].
+    ///
+    /// ```
+    /// use paddock_storage::{Options, ReplicatedStore, Sequence};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert_eq!(store.log_first(), Sequence(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn log_first(&self) -> Sequence {
         self.segments().next().map_or(self.chain.next, Segment::first)

@@ -16,6 +16,8 @@ mod block;
 mod codec;
 mod cursor;
 mod format;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod index;
 mod reader;
 mod verify;

@@ -98,4 +98,4 @@ macro_rules! targets {
     };
 }
 
-targets!(row, rows, segment, log, manifest, lock, files, run, checkpoint, hash_index, filter);
+targets!(row, rows, segment, log, manifest, lock, files, run, stored, checkpoint, hash_index, filter);

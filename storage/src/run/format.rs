@@ -151,7 +151,7 @@ impl Statistics {
             && empty == last_key.is_empty()
             && last_key.len() <= KEY_BYTES_MAX
             && fixed[58..].iter().all(|byte| *byte == 0)
-            && statistics.tombstones + expiring <= statistics.rows
+            && statistics.tombstones.saturating_add(expiring) <= statistics.rows
             && (expiring > 0 || field(5) == 0)
             && empty == (statistics.sequence_max.0 == 0)
             && empty == (statistics.sequence_min.0 == 0)

@@ -1,14 +1,17 @@
 //! The child: opens the store, writes from several threads until it is killed, and says what was acknowledged.
 //!
-//! Beside the writers a reader goes over everything again and again: what it finds must be of its key, in order, and
-//! must never go back to an older version.
+//! Beside the writers a reader goes over one snapshot after the other: what it finds must be of its key, in order, the same
+//! from both ends, not newer than the snapshot, and never older than in the snapshot before.
 
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use paddock_storage::{Builder, Readable, Result, Sequence, Store, WriteBatch, WriteOptions};
+use bytes::Bytes;
+use paddock_storage::{
+    Builder, Readable, Record, Result, Sequence, Snapshot, Store, WriteBatch, WriteOptions,
+};
 
 use crate::work::{self, COUNTER, Change, Kind, Script, THREADS};
 
@@ -142,18 +145,32 @@ fn count(store: &Store) -> Result<Sequence> {
 fn read_all_the_time(store: &Store) {
     let mut seen = HashMap::new();
     loop {
-        let mut previous = None;
-        for record in store.iter() {
-            let record = match record {
-                Ok(record) => record,
-                Err(error) => return say(&format!("fault of the reader: {error}")),
-            };
-            let key = String::from_utf8_lossy(&record.key).into_owned();
-            assert!(work::is_of(&record.key, &record.value), "{key} has another's value");
-            assert!(previous.is_none_or(|previous| previous < record.key), "{key} is out of order");
-            let last = seen.insert(key.clone(), record.version).unwrap_or_default();
-            assert!(last <= record.version, "{key} went from {last} back to {}", record.version);
-            previous = Some(record.key);
+        let snapshot = store.snapshot();
+        let outcome = read_twice(&snapshot).map(|records| {
+            for record in records {
+                check(&record, &snapshot, &mut seen);
+            }
+        });
+        if let Err(error) = outcome {
+            return say(&format!("fault of the reader: {error}"));
         }
     }
+}
+
+/// Everything, in order; read back from the end it is the same, whatever was written meanwhile.
+fn read_twice(snapshot: &Snapshot) -> Result<Vec<Record>> {
+    let forward: Vec<Record> = snapshot.iter().collect::<Result<_>>()?;
+    assert!(forward.is_sorted_by(|left, right| left.key < right.key), "records are out of order");
+    let mut backward: Vec<Record> = snapshot.iter().rev().collect::<Result<_>>()?;
+    backward.reverse();
+    assert_eq!(forward, backward, "a snapshot changed at {}", snapshot.sequence());
+    Ok(forward)
+}
+
+fn check(record: &Record, snapshot: &Snapshot, seen: &mut HashMap<Bytes, Sequence>) {
+    let key = String::from_utf8_lossy(&record.key);
+    assert!(work::is_of(&record.key, &record.value), "{key} has another's value");
+    assert!(record.version <= snapshot.sequence(), "{key} is newer than its snapshot");
+    let last = seen.insert(record.key.clone(), record.version).unwrap_or_default();
+    assert!(last <= record.version, "{key} went from {last} back to {}", record.version);
 }

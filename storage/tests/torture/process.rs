@@ -74,7 +74,8 @@ pub struct Process {
 
 impl Process {
     pub fn start(path: &Path, task: &Task) -> Process {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        // By this name the file is there even after a build has put another in its place.
+        let mut child = Command::new("/proc/self/exe")
             .args(["--exact", "writer", "--nocapture", "--test-threads=1"])
             .env(TASK_VARIABLE, task.encode(path))
             .stdin(Stdio::null())
