@@ -60,19 +60,16 @@ mod builder;
 mod capture;
 mod clock;
 mod commit;
-#[allow(dead_code, reason = "the store does not call it yet")]
 mod compaction;
-#[allow(dead_code, reason = "compaction is about to use it")]
 mod contents;
-#[allow(dead_code, reason = "compaction is about to use it")]
+#[allow(dead_code, reason = "parts of it serve tests, and what is to come")]
 mod data_file;
 mod directory;
 pub mod disk;
 mod durability;
 mod error;
-#[allow(dead_code, reason = "compaction is about to use it")]
+#[allow(dead_code, reason = "parts of it serve tests, and what is to come")]
 mod file_table;
-#[allow(dead_code, reason = "compaction is about to keep its books with it")]
 mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -84,7 +81,6 @@ mod loading;
 mod lock;
 mod maintenance;
 mod manifest;
-#[allow(dead_code, reason = "compaction is about to use it")]
 mod memory;
 mod merge_cursor;
 pub mod offline;
@@ -98,12 +94,11 @@ mod recovery;
 mod replicated;
 mod row;
 mod row_buffer;
-#[allow(dead_code, reason = "compaction is about to write and read them")]
+#[allow(dead_code, reason = "parts of it serve tests, and what is to come")]
 mod run;
 mod segment;
 mod snapshot;
 mod store;
-#[allow(dead_code, reason = "compaction is about to use it")]
 mod view;
 mod window;
 mod write;
@@ -111,6 +106,7 @@ mod write;
 pub use batch::LogEntries;
 pub use builder::Builder;
 pub use clock::Clock;
+pub use compaction::CompactionStats;
 pub use durability::Durability;
 pub use error::{Error, Result};
 pub use header::StoreId;
@@ -128,7 +124,6 @@ pub use row::{
     RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
 };
 pub use run::Compression;
-#[allow(dead_code, reason = "compaction is about to write and read them")]
 pub use snapshot::Snapshot;
 pub use store::Store;
 pub use write::{Conflict, Expected, WriteBatch, WriteOptions};
