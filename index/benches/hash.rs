@@ -15,6 +15,9 @@ use paddock_index::{HashIndex, PackedLocator};
 
 const KEYS: u32 = 1_000_000;
 
+/// So many keys are touched before the first of them is looked up or written.
+const GROUP: usize = 32;
+
 type Row = [u8; 24];
 
 fn row(number: u32) -> Row {
@@ -40,6 +43,19 @@ fn filled(rows: &[Row], keys: u32) -> HashIndex {
     for number in 0..keys {
         let key = &rows[number as usize];
         index.insert(key, locator(number), is(rows, key)).unwrap();
+    }
+    index
+}
+
+/// The same, each group of keys touched before it is written.
+fn filled_in_groups(rows: &[Row], keys: u32) -> HashIndex {
+    let mut index = HashIndex::new(1);
+    for (group, keys) in (0..).step_by(GROUP).zip(rows[..keys as usize].chunks(GROUP)) {
+        let hashes: Vec<u64> = keys.iter().map(|key| index.reader().hash(key)).collect();
+        hashes.iter().for_each(|hash| index.reader().touch(*hash));
+        for ((number, key), hash) in (group..).zip(keys).zip(hashes) {
+            index.insert_hashed(hash, locator(number), is(rows, key)).unwrap();
+        }
     }
     index
 }
@@ -70,6 +86,16 @@ fn alone(criterion: &mut Criterion) {
             black_box(index.get(&key, is(&rows, &key)))
         });
     });
+    criterion.bench_function("hash: get 32 keys, touched first", |bencher| {
+        bencher.iter(|| {
+            let keys: [Row; GROUP] = std::array::from_fn(|_| row(order.next()));
+            let hashes = keys.map(|key| index.reader().hash(&key));
+            hashes.iter().for_each(|hash| index.reader().touch(*hash));
+            for (key, hash) in keys.iter().zip(hashes) {
+                black_box(index.reader().get_hashed(hash, is(&rows, key))).unwrap();
+            }
+        });
+    });
     criterion.bench_function("hash: overwrite", |bencher| {
         bencher.iter(|| {
             let number = order.next();
@@ -88,6 +114,9 @@ fn alone(criterion: &mut Criterion) {
         bencher.iter(|| HashIndex::read_checkpoint(&mut checkpoint.as_slice()));
     });
     criterion.bench_function("hash: fill with 1M keys", |bencher| bencher.iter(|| filled(&rows, KEYS)));
+    criterion.bench_function("hash: fill with 1M keys, touched in groups", |bencher| {
+        bencher.iter(|| filled_in_groups(&rows, KEYS));
+    });
 }
 
 /// Lookups while another thread writes without a pause: overwrites, and keys that come and go.

@@ -2,8 +2,6 @@
 
 use std::num::NonZeroU64;
 
-use crate::Locator;
-
 /// How many bits each part of a [`PackedLocator`] has: file, offset, length class. One word in all.
 const FILE_BITS: u32 = 24;
 const OFFSET_BITS: u32 = 32;
@@ -36,8 +34,7 @@ const _: () = assert!(CLASS_MAX < 1 << CLASS_BITS);
 /// | 0 to 7 | length class | lengths 0 to 15 exactly; longer ones rounded up by at most an eighth |
 ///
 /// The length is there to read a row with one call. It may say a little more than the row has (the row itself
-/// knows), never less. A version or time that [`Locator`] carries as `tag` has no room here: it belongs in the
-/// row.
+/// knows), never less. The numbers of files are yours: the index only hands them back.
 ///
 /// ```
 /// use paddock_index::PackedLocator;
@@ -54,7 +51,7 @@ pub struct PackedLocator(NonZeroU64);
 #[non_exhaustive]
 pub enum LocatorError {
     /// The file's number is too high.
-    #[error("file {file} is beyond the highest that the hash index can point at, {FILE_MAX}")]
+    #[error("file {file} is beyond the highest that a locator can point at, {FILE_MAX}")]
     File {
         /// The number asked for.
         file: u32,
@@ -129,15 +126,6 @@ impl PackedLocator {
     }
 }
 
-/// A [`Locator`] without its tag, for which there is no room.
-impl TryFrom<Locator> for PackedLocator {
-    type Error = LocatorError;
-
-    fn try_from(locator: Locator) -> Result<Self, LocatorError> {
-        Self::new(locator.file, locator.offset, locator.length)
-    }
-}
-
 /// The least class whose length is not below this one.
 fn length_class(length: u32) -> u32 {
     if length < EXACT_LENGTHS {
@@ -185,7 +173,5 @@ mod tests {
         for bits in [0, 5, (1 << FILE_SHIFT) - 1, 1 << FILE_SHIFT | u64::from(CLASS_MAX + 1)] {
             assert_eq!(PackedLocator::from_bits(bits), Err(LocatorError::Bits { bits }));
         }
-        let tagged = Locator { file: 1, offset: 2, length: 3, tag: 4 };
-        assert_eq!(PackedLocator::try_from(tagged), PackedLocator::new(1, 2, 3));
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use paddock_index::{HashIndex, Index, Lookup, OrderedTail, PackedLocator};
+use paddock_index::{HashIndex, Index, Lookup, OrderedTail, PackedLocator, prefix_end};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -71,5 +71,14 @@ proptest! {
     fn every_engine_answers_as_the_model_does(operations in vec(operation(), 0..150)) {
         check(&mut HashIndex::new(1), &operations)?;
         check(&mut OrderedTail::new(), &operations)?;
+    }
+}
+
+proptest! {
+    /// The bound of a prefix parts the keys that start with it from those that come after.
+    #[test]
+    fn prefix_end_is_the_first_key_after_the_prefix(prefix in key(), other in key()) {
+        let inside = other >= prefix && prefix_end(&prefix).is_none_or(|end| other < end);
+        prop_assert_eq!(inside, other.starts_with(&prefix));
     }
 }

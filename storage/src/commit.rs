@@ -150,20 +150,22 @@ impl<'a> Draft<'a> {
         })
     }
 
-    fn pending(&self, key: &Bytes) -> Option<&Option<Record>> {
-        self.overlay.as_ref().and_then(|overlay| overlay.get(key))
+    /// What a request before has made of a key. It may have expired already.
+    fn pending(&self, key: &Bytes) -> Option<Option<&Record>> {
+        let record = self.overlay.as_ref()?.get(key)?;
+        Some(record.as_ref().filter(|record| !self.reader.hides(record.expires_at_ms)))
     }
 
     fn version(&self, key: &Bytes) -> Result<Option<Sequence>> {
         match self.pending(key) {
-            Some(record) => Ok(record.as_ref().map(|record| record.version)),
+            Some(record) => Ok(record.map(|record| record.version)),
             None => self.reader.version(key),
         }
     }
 
     fn record(&self, key: &Bytes) -> Result<Option<Record>> {
         match self.pending(key) {
-            Some(record) => Ok(record.clone()),
+            Some(record) => Ok(record.cloned()),
             None => self.reader.get_record(key),
         }
     }
@@ -180,5 +182,50 @@ impl<'a> Draft<'a> {
             }
             RowRef::Marker { .. } => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::disk::FaultyDisk;
+    use crate::manifest::Kind;
+    use crate::options::Options;
+    use crate::row::PutOptions;
+
+    fn request(expires_at_ms: Option<u64>, expectation: Expectation) -> Request {
+        let mut rows = RowsBuilder::new();
+        rows.put_with(b"lease", b"mine", &PutOptions { expires_at_ms, content_type: None }).unwrap();
+        let conditions = vec![(Bytes::from_static(b"lease"), expectation)];
+        Request { rows: rows.finish(), conditions, durability: Durability::Sync }
+    }
+
+    /// Gathered into one batch or not, a condition sees no record that has expired.
+    #[test]
+    fn what_expired_is_absent_to_the_requests_behind_it() {
+        let options = Options::new().disk(Arc::new(FaultyDisk::new())).clock(Clock::from_fn(|| 1_000));
+        let mut store = ReplicatedStore::open_kind(Path::new("/data"), options, Kind::Standalone).unwrap();
+        let requests = vec![
+            request(Some(999), Expectation::Absent),
+            request(Some(1_001), Expectation::Absent),
+            request(None, Expectation::Absent),
+            request(Some(1_000), Expectation::Present),
+            request(None, Expectation::Present),
+        ];
+        let answers = commit(&mut store, requests);
+        let written = |answer: &Result<Outcome>| match answer {
+            Ok(Outcome::Written(sequence)) => Some(sequence.0),
+            _ => None,
+        };
+        assert_eq!(answers.iter().map(written).collect::<Vec<_>>(), [Some(1), Some(2), None, Some(3), None]);
+        assert!(
+            matches!(&answers[2], Ok(Outcome::Refused(_, Some(current))) if current.version == Sequence(2))
+        );
+        assert!(matches!(&answers[4], Ok(Outcome::Refused(_, None))));
+        assert_eq!(store.reader().get(b"lease").unwrap(), None);
     }
 }

@@ -48,6 +48,9 @@
 #![deny(unsafe_code)]
 
 mod batch;
+#[cfg(feature = "benchmarking")]
+#[doc(hidden)]
+pub mod benchmarking;
 mod builder;
 mod capture;
 mod clock;

@@ -275,6 +275,11 @@ impl Reader {
         Ok((records, false))
     }
 
+    /// Whether a record that expires then, if ever, is not to be seen.
+    pub(crate) fn hides(&self, expires_at_ms: Option<u64>) -> bool {
+        self.expiry.hides(expires_at_ms)
+    }
+
     /// What `take` makes of a key's row, unless it has expired.
     fn read<T>(&self, key: &[u8], take: impl Fn(&StoredRow<'_>) -> T) -> Result<Option<T>> {
         let shown = |row: &StoredRow<'_>| (!self.expiry.hides(row.expires_at_ms())).then(|| take(row));

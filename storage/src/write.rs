@@ -155,7 +155,7 @@ impl WriteOptions {
         self
     }
 
-    /// What the value is: visible ASCII, at most [`crate::CONTENT_TYPE_BYTES_MAX`] bytes. Of a removal it changes nothing.
+    /// What the value is: printable ASCII, at most [`crate::CONTENT_TYPE_BYTES_MAX`] bytes. Of a removal it changes nothing.
     ///
     /// ```
     /// use paddock_storage::{Readable, WriteOptions};

@@ -10,7 +10,7 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             sources(&path, found);
-        } else if !path.ends_with("fuzzing.rs") && !path.ends_with("tests.rs") {
+        } else if !["benchmarking.rs", "fuzzing.rs", "tests.rs"].iter().any(|name| path.ends_with(name)) {
             found.push(path);
         }
     }

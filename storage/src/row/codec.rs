@@ -123,6 +123,7 @@ fn value_bytes(value: &[u8]) -> Result<u32> {
 }
 
 /// The row that `bytes` begin with. Checks its shape, not its checksum.
+#[inline]
 pub(crate) fn decode_stored(bytes: &[u8]) -> Option<StoredRow<'_>> {
     let (header, rest) = bytes.split_first_chunk::<ROW_OVERHEAD_BYTES>()?;
     let [_, _, _, _, s0, s1, s2, s3, s4, s5, k0, k1, w0, w1, w2, w3] = *header;
@@ -167,6 +168,7 @@ fn decode_options(word: u32, mut rest: &[u8]) -> Option<Options<'_>> {
 }
 
 /// The row that `bytes` begin with, its checksum verified; or what is wrong with it. `bytes` may be longer.
+#[inline]
 pub(crate) fn verified(bytes: &[u8]) -> std::result::Result<StoredRow<'_>, &'static str> {
     let stored = decode_stored(bytes).ok_or("no row begins here")?;
     let checksum = crc32fast::hash(&stored.bytes[BODY_AT..]) ^ sequence_checksum(stored.sequence);

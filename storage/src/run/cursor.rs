@@ -12,7 +12,7 @@ use super::reader::Run;
 use super::window::{Direction, Window};
 use crate::error::Result;
 use crate::memory::BlockKey;
-use crate::row::StoredRow;
+use crate::row::{StoredRow, decode_stored};
 
 /// A place between two rows of a run: [`RunCursor::next`] gives the row behind it and moves over it, [`RunCursor::prev`]
 /// gives the row before it and moves over that. So one after the other gives the same row twice.
@@ -27,13 +27,21 @@ pub(crate) struct RunCursor {
     row: u32,
     loaded: Option<Loaded>,
     /// The row that was handed out last, in the loaded block.
-    current: Option<u32>,
+    current: Option<Current>,
     window: Window,
     decoded: Vec<u8>,
     /// Whether the next block is where a search led.
     jumped: bool,
     /// Read by system calls also where the file is mapped: what is read may be unreadable, and nobody is to die of it.
     avoids_mapping: bool,
+}
+
+/// A row that was verified: which of the loaded block, and where in it.
+#[derive(Clone, Copy, Debug)]
+struct Current {
+    row: u32,
+    start: usize,
+    end: usize,
 }
 
 /// The block that rows are handed out from.
@@ -108,22 +116,12 @@ impl RunCursor {
 
     /// The next row, verified.
     pub(crate) fn next(&mut self) -> Result<Option<StoredRow<'_>>> {
-        loop {
-            if self.block >= self.run.index.blocks() {
-                self.current = None;
-                return Ok(None);
-            }
-            self.load(self.block, Direction::Forward)?;
-            if self.row < self.loaded_rows() {
-                break;
-            }
-            self.block += 1;
-            self.row = 0;
+        if !self.is_before_loaded_row() && !self.load_next()? {
+            self.current = None;
+            return Ok(None);
         }
-        let row = self.row;
-        self.verify(row)?;
-        self.row = row + 1;
-        self.current = Some(row);
+        self.hand_out(self.row)?;
+        self.row += 1;
         Ok(self.current())
     }
 
@@ -140,17 +138,16 @@ impl RunCursor {
         } else {
             self.load(self.block, Direction::Backward)?;
         }
-        let row = self.row - 1;
-        self.verify(row)?;
-        self.row = row;
-        self.current = Some(row);
+        self.hand_out(self.row - 1)?;
+        self.row -= 1;
         Ok(self.current())
     }
 
     /// The row that was handed out last, again; `None` after a seek and behind the ends.
     #[inline]
     pub(crate) fn current(&self) -> Option<StoredRow<'_>> {
-        self.block_of_rows()?.known_row(self.current?)
+        let (loaded, Current { start, end, .. }) = (self.loaded.as_ref()?, self.current?);
+        decode_stored(self.bytes(&loaded.place, &loaded.bytes).get(start..end)?)
     }
 
     /// Its key; empty where there is no such row.
@@ -162,12 +159,17 @@ impl RunCursor {
     pub(crate) fn offset(&self) -> Option<u32> {
         let place = self.loaded.as_ref()?.place;
         // A block is no longer than what 32 bits hold.
-        Some(place.logical_offset + self.block_of_rows()?.start(self.current?) as u32)
+        Some(place.logical_offset + self.current?.start as u32)
     }
 
     /// How many rows of its block come before it.
     pub(super) fn number_in_block(&self) -> Option<u32> {
-        self.current
+        Some(self.current?.row)
+    }
+
+    /// Whether the table of the loaded block is that of its rows, all of which were handed out.
+    pub(super) fn heads_are_right(&self) -> bool {
+        self.block_of_rows().is_some_and(|block| block.heads_are_right())
     }
 
     fn go(&mut self, block: u32, row: u32) {
@@ -192,12 +194,38 @@ impl RunCursor {
         Ok(())
     }
 
+    /// Whether the row behind the gap is in the loaded block.
     #[inline]
-    fn verify(&self, row: u32) -> Result<()> {
-        if let (Some(rows), Some(loaded)) = (self.block_of_rows(), &self.loaded) {
-            rows.row(row).map_err(|damage| self.run.damage(&loaded.place, damage))?;
+    fn is_before_loaded_row(&self) -> bool {
+        self.loaded.as_ref().is_some_and(|loaded| loaded.block == self.block && self.row < loaded.shape.rows)
+    }
+
+    /// Loads the block of the row behind the gap. Returns whether there is one.
+    fn load_next(&mut self) -> Result<bool> {
+        while self.block < self.run.index.blocks() {
+            self.load(self.block, Direction::Forward)?;
+            if self.row < self.loaded_rows() {
+                return Ok(true);
+            }
+            self.block += 1;
+            self.row = 0;
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// Verifies a row of the loaded block, and makes it the current one.
+    #[inline]
+    fn hand_out(&mut self, row: u32) -> Result<()> {
+        let Some(loaded) = &self.loaded else { return Ok(()) };
+        let block = Block::new(self.bytes(&loaded.place, &loaded.bytes), loaded.shape);
+        match block.row(row) {
+            Ok(stored) => {
+                let start = block.start(row);
+                self.current = Some(Current { row, start, end: start + stored.bytes.len() });
+                Ok(())
+            }
+            Err(damage) => Err(self.run.damage(&loaded.place, damage)),
+        }
     }
 
     fn loaded_rows(&self) -> u32 {

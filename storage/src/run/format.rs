@@ -16,11 +16,17 @@ pub(crate) const LOGICAL_BYTES_MAX: u32 = 1 << 30;
 /// The most rows' bytes in a block of several rows: its table has 16 bits for where a row begins.
 pub(crate) const BLOCK_BYTES_MAX: usize = u16::MAX as usize;
 
-/// What the table takes beside the rows' beginnings: their count and the checksum.
-pub(super) const TABLE_END_BYTES: usize = 8;
+/// What the table takes beside what it takes for each row: the prefix's length, the count of the rows, the checksum.
+pub(super) const TABLE_END_BYTES: usize = 10;
+
+/// Where a row begins.
+pub(super) const START_BYTES: usize = 2;
+
+/// The head of a row's key.
+pub(super) const HEAD_BYTES: usize = 4;
 
 /// What the table takes for each row.
-pub(super) const TABLE_ROW_BYTES: usize = 2;
+pub(super) const TABLE_ROW_BYTES: usize = START_BYTES + HEAD_BYTES;
 
 /// No decoded block is longer: the largest row, by itself.
 pub(super) const DECODED_BYTES_MAX: usize = ROW_BYTES_MAX + TABLE_ROW_BYTES + TABLE_END_BYTES;

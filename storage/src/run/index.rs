@@ -277,7 +277,7 @@ pub(super) fn separator<'a>(before: &[u8], key: &'a [u8]) -> &'a [u8] {
 }
 
 /// How many bytes two keys share at their beginning.
-fn common(one: &[u8], other: &[u8]) -> usize {
+pub(super) fn common(one: &[u8], other: &[u8]) -> usize {
     one.iter().zip(other).take_while(|(a, b)| a == b).count()
 }
 

@@ -31,6 +31,10 @@ impl Run {
             audit
                 .row(&row, number)
                 .map_err(|what| Error::corrupt(self.path(), self.offset_of(offset), what))?;
+            if audit.rows_left == 0 && !cursor.heads_are_right() {
+                let what = "the table of the block is not that of its rows";
+                return Err(Error::corrupt(self.path(), self.offset_of(offset), what));
+            }
             if !parts.filter.may_contain(key_of(&row.row)) || !self.may_hold(key_of(&row.row)) {
                 return Err(behind_blocks("the filter does not know a key of the run"));
             }

@@ -128,7 +128,7 @@ impl RunWriter {
         }
         // It was checked that the block ends below what 32 bits hold.
         let offset = self.logical + self.block.row_bytes() as u32;
-        self.block.push(row.bytes);
+        self.block.push(row);
         self.hashes.push(xxh3(self.filter_seed, key));
         let tombstone = matches!(row.row, RowRef::Delete { .. });
         self.statistics.count(row.sequence, row.bytes.len(), tombstone, expiry_of(&row.row));

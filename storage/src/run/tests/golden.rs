@@ -105,6 +105,14 @@ fn take<'a>(bytes: &mut &'a [u8], length: u32) -> &'a [u8] {
     taken
 }
 
+/// The head of the key of a row in the golden file.
+fn head(row: &[u8], prefix_bytes: u32) -> [u8; 4] {
+    let key = model().into_iter().find(|(_, other)| other == row).unwrap().0;
+    let mut rest = key[prefix_bytes as usize..].to_vec();
+    rest.resize(4, 0);
+    rest.try_into().unwrap()
+}
+
 /// A second decoder, written from FORMAT.md alone: blocks of raw files as the rows in them, and their separators.
 fn decode(file: &[u8]) -> Vec<(Vec<u8>, Vec<Vec<u8>>)> {
     let salt = crc(&[b"a store of tests", &[7, 0, 0, 0]]);
@@ -132,14 +140,17 @@ fn decode(file: &[u8]) -> Vec<(Vec<u8>, Vec<Vec<u8>>)> {
             (number(&entry[..4]), number(&entry[4..8]), number(&entry[8..12]));
         assert_eq!((stored_bytes, entry[12], entry[13]), (decoded_bytes, 0, 0));
         let mut block = take(&mut blocks, stored_bytes);
-        let table = block.split_off(block.len() - 8 - 2 * rows as usize..).unwrap();
+        let table = block.split_off(block.len() - 10 - 6 * rows as usize..).unwrap();
         let (table, checksum) = table.split_at(table.len() - 4);
         assert_eq!(number(checksum), crc(&[table]) ^ logical ^ salt);
-        let (starts, count) = table.split_at(table.len() - 4);
-        assert_eq!(number(count), rows);
+        let (table, end) = table.split_at(6 * rows as usize);
+        assert_eq!(number(&end[2..]), rows);
+        let (starts, heads) = table.split_at(2 * rows as usize);
         let starts: Vec<usize> = starts.chunks(2).map(|start| number(start) as usize).collect();
         let ends = starts.iter().skip(1).copied().chain([block.len()]);
         let rows: Vec<_> = starts.iter().zip(ends).map(|(start, end)| block[*start..end].to_vec()).collect();
+        let expected: Vec<u8> = rows.iter().flat_map(|row| head(row, number(&end[..2]))).collect();
+        assert_eq!(heads, expected);
         found.push((separator.to_vec(), rows));
         logical += decoded_bytes;
     }
