@@ -150,7 +150,7 @@ impl Default for Plan {
             overwrite_rows: 50_000,
             overwrite_passes: 5,
             seed: 1,
-            timeout_seconds: 60,
+            timeout_seconds: 120,
             engines: Name::ALL.into_iter().filter(|engine| engine.is_built()).collect(),
             scenarios: Scenario::value_variants().to_vec(),
         }

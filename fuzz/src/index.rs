@@ -31,7 +31,8 @@ pub fn hash_index_seeds() -> Vec<Vec<u8>> {
         index.reader().write_checkpoint(keys.into(), &mut bytes).unwrap();
         bytes
     };
-    [0, 1, 50].map(checkpoint).into()
+    let golden = include_bytes!("../../index/tests/golden/format-1.ckpt").to_vec();
+    [0, 1, 50].map(checkpoint).into_iter().chain([golden]).collect()
 }
 
 /// The first byte: whether checksums are made right; then a filter.
@@ -54,6 +55,7 @@ pub fn filter_seeds() -> Vec<Vec<u8>> {
         (0..keys).for_each(|key| filter.insert(&key.to_le_bytes()));
         filter.build().to_bytes()
     };
-    let seeds = [0, 1, 200].map(filter);
-    seeds.iter().flat_map(|bytes| [0, 1].map(|repaired| [&[repaired], &bytes[..]].concat())).collect()
+    let golden = include_bytes!("../../index/tests/golden/format-1.filter").to_vec();
+    let seeds = [0, 1, 200].map(filter).into_iter().chain([golden]);
+    seeds.flat_map(|bytes| [0, 1].map(|repaired| [&[repaired], &bytes[..]].concat())).collect()
 }

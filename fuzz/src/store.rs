@@ -5,11 +5,12 @@
 //! the rest is what the file holds.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use paddock_storage::disk::FaultyDisk;
-use paddock_storage::{Error, Readable, Result, Store, WriteBatch};
+use paddock_storage::offline::OfflineStore;
+use paddock_storage::{Error, Options, Readable, Result, Store, WriteBatch};
 
 use super::repair;
 
@@ -133,9 +134,39 @@ fn store_file(kind: &str, input: &[u8]) {
     }
     let disk = base().disk.copy();
     disk.set_bytes(path, &bytes);
-    let Some(before) = look(&disk, repaired) else { return };
+    let sound = look_offline(&disk);
+    let before = look(&disk, repaired);
+    assert!(before.is_some() || !sound, "it verified, and cannot be opened and read");
+    let Some(before) = before else { return };
     // What opening did about it stays so.
     assert_eq!(look(&disk, repaired).as_ref(), Some(&before), "opened again");
+}
+
+/// As `paddock storage` looks at a store: whatever it finds, it changes nothing. Returns whether all is well.
+fn look_offline(disk: &FaultyDisk) -> bool {
+    let files = |disk: &FaultyDisk| -> Vec<_> {
+        disk.paths().into_iter().map(|path| (disk.bytes(&path), path)).collect()
+    };
+    let before = files(disk);
+    let sound = match examine(disk) {
+        Ok(sound) => sound,
+        Err(Error::Corrupt { .. } | Error::Format { .. } | Error::NotAStore { .. }) => false,
+        Err(other) => panic!("{other:?}"),
+    };
+    assert_eq!(files(disk), before, "looking changed the store");
+    sound
+}
+
+fn examine(disk: &FaultyDisk) -> Result<bool> {
+    let options = Options::new().disk(Arc::new(disk.clone()));
+    let store = OfflineStore::open(Path::new(DIRECTORY), options)?;
+    let (inspected, verified) = (store.inspect()?, store.verify()?);
+    // The second look reads more, and so finds no less.
+    assert!(inspected.damages.is_empty() || !verified.damages.is_empty());
+    for record in store.dump(true)? {
+        record?;
+    }
+    Ok(verified.damages.is_empty())
 }
 
 /// Opens the store and reads all of it. `None`: it says that something is wrong.

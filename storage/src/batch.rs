@@ -6,6 +6,9 @@ use crate::row::{BATCH_BYTES_MAX, Rows};
 
 pub(crate) const BATCH_HEADER_BYTES: usize = 72;
 
+/// Where a header says that it seals its segment: its last byte that can be other than zero then.
+pub(crate) const SEAL_FLAG_OFFSET: u64 = 68;
+
 /// Batches begin at multiples of this.
 pub(crate) const BATCH_ALIGNMENT: u64 = 8;
 
@@ -56,6 +59,8 @@ pub(crate) struct BatchHeader {
     pub(crate) log_time_ms: u64,
     pub(crate) previous_chain: u64,
     pub(crate) rows_checksum: u32,
+    /// Only in a batch of no rows: the segment ends here, and the log goes on in the next one, which is there already.
+    pub(crate) seals: bool,
 }
 
 impl BatchHeader {
@@ -81,6 +86,7 @@ impl BatchHeader {
         bytes[48..56].copy_from_slice(&self.log_time_ms.to_le_bytes());
         bytes[56..64].copy_from_slice(&self.previous_chain.to_le_bytes());
         bytes[64..68].copy_from_slice(&self.rows_checksum.to_le_bytes());
+        bytes[68] = u8::from(self.seals);
         let checksum = checksum(&bytes, store_id);
         bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
         bytes
@@ -89,11 +95,13 @@ impl BatchHeader {
     /// Decodes the header that `bytes` begin with; `None` when there is none, or a damaged one.
     pub(crate) fn decode(bytes: &[u8], store_id: StoreId) -> Option<BatchHeader> {
         let bytes = bytes.first_chunk::<BATCH_HEADER_BYTES>()?;
-        if bytes[..4] != MAGIC || read_u32(bytes, 4) != checksum(bytes, store_id) || read_u32(bytes, 68) != 0
-        {
+        if bytes[..4] != MAGIC || read_u32(bytes, 4) != checksum(bytes, store_id) {
             return None;
         }
         let header = BatchHeader::fields(bytes);
+        if read_u32(bytes, 68) != u32::from(header.seals) || header.seals && header.rows_bytes > 0 {
+            return None;
+        }
         // So that nobody makes room for more than a batch can have.
         (header.rows_bytes as usize <= BATCH_BYTES_MAX).then_some(header)
     }
@@ -110,6 +118,7 @@ impl BatchHeader {
             log_time_ms: read_u64(bytes, 48),
             previous_chain: read_u64(bytes, 56),
             rows_checksum: read_u32(bytes, 64),
+            seals: read_u32(bytes, 68) == 1 && read_u32(bytes, 12) == 0,
         }
     }
 
@@ -151,6 +160,7 @@ mod tests {
                 log_time_ms: 0,
                 previous_chain: 0,
                 rows_checksum: 0,
+                seals: false,
             };
             let decoded = BatchHeader::decode(&header.encode(store_id), store_id);
             assert_eq!(decoded, good.then_some(header));

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::durability::Durability;
 use crate::error::Result;
 use crate::options::{Mapping, Options};
+use crate::replicated::LogRetention;
 use crate::run::Compression;
 use crate::store::Store;
 
@@ -147,6 +149,36 @@ impl Builder {
     #[must_use]
     pub fn sync_interval(mut self, interval: Duration) -> Builder {
         self.options = self.options.sync_interval(interval);
+        self
+    }
+
+    /// See [`Options::log_retention`].
+    ///
+    /// ```
+    /// use paddock_storage::{LogRetention, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).log_retention(LogRetention::Bytes(1 << 30)).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn log_retention(mut self, retention: LogRetention) -> Builder {
+        self.options = self.options.log_retention(retention);
+        self
+    }
+
+    /// See [`Options::clock`].
+    ///
+    /// ```
+    /// use paddock_storage::{Clock, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).clock(Clock::from_fn(|| 1_800_000_000_000)).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Builder {
+        self.options = self.options.clock(clock);
         self
     }
 

@@ -2,6 +2,7 @@
 //! one, one apply.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -81,6 +82,8 @@ fn write(store: &mut ReplicatedStore, rows: Rows, durability: Durability) -> Res
     // Also without rows: an answer may rest on what others wrote and did not wait for.
     if durability == Durability::Sync {
         store.sync()?;
+    } else if store.wants_sync() {
+        store.board().sync_within(Duration::ZERO);
     }
     store.apply(store.last().sequence)
 }

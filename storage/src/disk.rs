@@ -215,8 +215,10 @@ impl DiskFile for SystemFile {
         use rustix::io::retry_on_intr;
         // Some file systems give up at a signal, and a failure here would end all writing.
         match retry_on_intr(|| fallocate(&self.0, FallocateFlags::empty(), offset, length)) {
-            // Some file systems cannot: there the zeros that follow take the room.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            // Some file systems cannot.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                crate::segment::write_zeros(self, self.len()?.max(offset), offset + length)
+            }
             other => other.map_err(io::Error::from),
         }
     }

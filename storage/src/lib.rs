@@ -53,6 +53,7 @@ mod batch;
 pub mod benchmarking;
 mod builder;
 mod capture;
+mod changes;
 mod clock;
 mod commit;
 mod compaction;
@@ -100,6 +101,7 @@ mod write;
 
 pub use batch::LogEntries;
 pub use builder::Builder;
+pub use changes::{Change, Changes};
 pub use clock::Clock;
 pub use compaction::CompactionStats;
 pub use durability::Durability;

@@ -59,6 +59,27 @@ impl Walk {
         Walk { store_id, chain: start, proven: start.next.previous(), known_commit: Sequence(0) }
     }
 
+    pub(crate) fn store_id(&self) -> StoreId {
+        self.store_id
+    }
+
+    /// Passes over a segment that is known to lead to `next`.
+    pub(crate) fn skip(&mut self, segment: &Segment, next: Chain) -> Result<()> {
+        self.enter(segment)?;
+        self.chain = next;
+        Ok(())
+    }
+
+    fn enter(&mut self, segment: &Segment) -> Result<()> {
+        if segment.start != self.chain {
+            let what = format!("does not follow entry {}: entries are missing", self.chain.next.previous());
+            return Err(Error::corrupt(segment.file.path(), 32, what));
+        }
+        // What is before a segment was durable when it was made.
+        self.proven = self.proven.max(segment.start.next.previous());
+        Ok(())
+    }
+
     /// Reads the batches of a segment that count: those below `limit`, the next segment's first sequence.
     pub(crate) fn segment(
         &mut self,
@@ -66,13 +87,7 @@ impl Walk {
         limit: Option<Sequence>,
         mut visit: impl FnMut(&Batch, &Walk),
     ) -> Result<SegmentEnd> {
-        let path = segment.file.path();
-        if segment.start != self.chain {
-            let what = format!("does not follow entry {}: entries are missing", self.chain.next.previous());
-            return Err(Error::corrupt(path, 32, what));
-        }
-        // What is before a segment was durable when it was made.
-        self.proven = self.proven.max(segment.start.next.previous());
+        self.enter(segment)?;
         let mut window = Window::new(&segment.file, segment.allocated);
         let mut offset = SEGMENT_START;
         loop {
@@ -105,6 +120,9 @@ impl Walk {
         };
         if let Err(what) = self.follows(&header) {
             return Ok(Err(what));
+        }
+        if header.seals {
+            return Ok(Err("the log goes on in another segment, which is missing"));
         }
         let Some(bytes) = window.get(offset, header.batch_bytes())? else {
             return Ok(Err("the file ends within a batch"));
@@ -195,7 +213,8 @@ impl Walk {
         for offset in (from..from + length).step_by(BATCH_ALIGNMENT as usize) {
             let Some(bytes) = window.get(offset, BATCH_HEADER_BYTES as u64)? else { break };
             let header = BatchHeader::decode(&bytes, self.store_id);
-            if header.is_some_and(|header| header.previous_durable >= self.chain.next) {
+            // A seal as well: what it speaks of was there before it.
+            if header.is_some_and(|header| header.previous_durable >= self.chain.next || header.seals) {
                 return Ok(true);
             }
         }

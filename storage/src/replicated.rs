@@ -17,6 +17,8 @@ mod flush;
 mod open;
 mod read;
 mod release;
+#[cfg(test)]
+mod tests;
 mod truncate;
 
 use std::fmt;
@@ -126,6 +128,10 @@ pub struct ReplicatedStore {
     /// Bytes that a reservation still covers.
     reserved: u64,
     syncs: u64,
+    /// What `syncs` was when it was last decided whether zeros are written ahead.
+    syncs_at_fill: u64,
+    /// How far the active segment was written when an fsync was last made or asked for.
+    sync_asked: u64,
     /// Reused by every append.
     buffer: Vec<u8>,
 }

@@ -4,6 +4,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
+use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, SEAL_FLAG_OFFSET};
 use crate::contents::Contents;
 use crate::data_file::DataFile;
 use crate::directory::{Directory, Unfinished};
@@ -13,12 +16,21 @@ use crate::file_table::{Handle, Source};
 use crate::header::{FILE_HEADER_BYTES, FileHeader, Magic, StoreId, read_u64};
 use crate::memory::Memory;
 use crate::position::Sequence;
+use crate::window::Window;
 
 /// Where the first batch of a segment begins.
 pub(crate) const SEGMENT_START: u64 = FILE_HEADER_BYTES as u64;
 
 /// At least this much of the log lies between two marks.
 const MARK_DISTANCE_BYTES: u64 = 16 << 10;
+
+/// So far ahead of the rows a segment is filled with zeros, where fsyncs are frequent: an fsync is several times
+/// cheaper if the rows before it went to where something had been written already. Far enough that the few fsyncs that pay
+/// for it do not count, and near enough that none of them takes long.
+pub(crate) const ZERO_AHEAD_BYTES: u64 = 128 << 10;
+
+/// If a segment does not end with its seal, that is looked for in pieces of this size.
+const SEAL_PIECE_BYTES: u64 = 256 << 10;
 
 /// Zeros are written in pieces of this size.
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
@@ -47,7 +59,7 @@ pub(crate) struct Mark {
 }
 
 /// A segment of the log, as its writer knows it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Segment {
     /// The file's number in places.
     pub(crate) handle: Handle,
@@ -58,8 +70,11 @@ pub(crate) struct Segment {
     pub(crate) end: u64,
     /// The file's length: all zeros from `end` on.
     pub(crate) allocated: u64,
-    /// Ascending.
-    pub(crate) marks: Vec<Mark>,
+    /// Up to here it has been decided whether zeros are written ahead, and it was done.
+    pub(crate) filled: u64,
+    /// Whether a batch at `end` seals it.
+    pub(crate) is_sealed: bool,
+    marks: Arc<Mutex<Vec<Mark>>>,
 }
 
 impl Segment {
@@ -82,7 +97,10 @@ impl Segment {
         let header = FileHeader { store_id, fields }.encode(Magic::Segment);
         let unfinished = Unfinished::make(&directory.disk, &path, |file| {
             file.write_at(&header, 0)?;
-            fill_with_zeros(file, SEGMENT_START, allocated)
+            if allocated > SEGMENT_START {
+                file.allocate(SEGMENT_START, allocated - SEGMENT_START)?;
+            }
+            write_zeros(file, SEGMENT_START, filled(allocated))
         })?;
         Ok(UnfinishedSegment { unfinished, path: path.into(), start, allocated })
     }
@@ -120,7 +138,16 @@ impl Segment {
         }
         let file = Arc::new(memory.data_file(path, file, allocated, capacity.max(allocated)));
         let handle = contents.files().add(Source::Segment(file.clone()))?;
-        Ok(Segment { handle, start, file, end: SEGMENT_START, allocated, marks: Vec::new() })
+        Ok(Segment {
+            handle,
+            start,
+            file,
+            end: SEGMENT_START,
+            allocated,
+            filled: 0,
+            is_sealed: false,
+            marks: Arc::default(),
+        })
     }
 
     /// Free bytes that are on the disk already.
@@ -128,13 +155,14 @@ impl Segment {
         self.allocated.saturating_sub(self.end)
     }
 
-    /// Makes the file longer, by zeros. A full disk leaves it as it was.
+    /// Makes the file longer, by room that is taken and reads as zeros. A full disk leaves it as it was. That it is longer
+    /// becomes durable with the first rows that need it.
     pub(crate) fn extend(&mut self, allocated: u64) -> Result<()> {
         if allocated <= self.allocated {
             return Ok(());
         }
         let file = self.file.file();
-        let extended = fill_with_zeros(file, self.allocated, allocated);
+        let extended = file.allocate(self.allocated, allocated - self.allocated);
         match extended.map_err(Error::space(self.file.path())) {
             Ok(()) => {}
             Err(error) => {
@@ -143,7 +171,6 @@ impl Segment {
                 return Err(error);
             }
         }
-        file.sync_data().map_err(Error::io(self.file.path()))?;
         self.allocated = allocated;
         self.file.set_length(allocated);
         Ok(())
@@ -151,17 +178,49 @@ impl Segment {
 
     /// Gives the room behind the last batch back. Failing at that costs disk, and is no harm.
     pub(crate) fn give_back(&mut self) {
-        self.file.set_length(self.end);
-        if self.file.file().set_len(self.end).is_ok() {
-            self.allocated = self.end;
+        let end = if self.is_sealed { self.end + BATCH_HEADER_BYTES as u64 } else { self.end };
+        self.file.set_length(end);
+        if self.file.file().set_len(end).is_ok() {
+            self.allocated = end;
         }
     }
 
     /// Notes a batch's place, if the last mark is far enough away.
-    pub(crate) fn mark(&mut self, first: Sequence, offset: u64) {
-        if self.marks.last().is_none_or(|last| offset - last.offset >= MARK_DISTANCE_BYTES) {
-            self.marks.push(Mark { first, offset });
+    pub(crate) fn mark(&self, first: Sequence, offset: u64) {
+        let mut marks = self.marks.lock();
+        if marks.last().is_none_or(|last| offset >= last.offset + MARK_DISTANCE_BYTES) {
+            marks.push(Mark { first, offset });
         }
+    }
+
+    /// Where to begin to look for an entry: at the nearest batch before it that is known.
+    pub(crate) fn nearest(&self, sequence: Sequence) -> u64 {
+        let marks = self.marks.lock();
+        let after = marks.partition_point(|mark| mark.first <= sequence);
+        after.checked_sub(1).map_or(SEGMENT_START, |mark| marks[mark].offset)
+    }
+
+    /// The batch that seals it, if it has one: at the end of the file, but for zeros after a crash.
+    pub(crate) fn find_seal(&self, store_id: StoreId) -> Result<Option<(u64, BatchHeader)>> {
+        let mut window = Window::new(&self.file, self.allocated);
+        let (mut end, mut piece_bytes) = (self.allocated, BATCH_HEADER_BYTES as u64);
+        while end > SEGMENT_START {
+            let start = end.saturating_sub(piece_bytes).max(SEGMENT_START);
+            piece_bytes = SEAL_PIECE_BYTES;
+            let Some(piece) = window.get(start, end - start)? else { return Ok(None) };
+            if let Some(last) = piece.iter().rposition(|byte| *byte != 0) {
+                // The last byte of it that is not zero says that it seals.
+                let offset = (start + last as u64).saturating_sub(SEAL_FLAG_OFFSET);
+                if offset < SEGMENT_START {
+                    return Ok(None);
+                }
+                let header = window.get(offset, BATCH_HEADER_BYTES as u64)?;
+                let header = header.and_then(|bytes| BatchHeader::decode(&bytes, store_id));
+                return Ok(header.filter(|header| header.seals).map(|header| (offset, header)));
+            }
+            end = start;
+        }
+        Ok(None)
     }
 }
 
@@ -186,8 +245,17 @@ impl UnfinishedSegment {
         let file = memory.data_file(path, unfinished.publish()?, allocated, capacity.max(allocated));
         let file = Arc::new(file);
         let handle = contents.files().add(Source::Segment(file.clone()))?;
-        let (end, marks) = (SEGMENT_START, Vec::new());
-        Ok(Segment { handle, start, file, end, allocated, marks })
+        let (end, marks) = (SEGMENT_START, Arc::default());
+        Ok(Segment {
+            handle,
+            start,
+            file,
+            end,
+            allocated,
+            filled: filled(allocated),
+            is_sealed: false,
+            marks,
+        })
     }
 
     /// Gives a new store's first segment its name. Nothing is written to it yet.
@@ -196,11 +264,9 @@ impl UnfinishedSegment {
     }
 }
 
-fn fill_with_zeros(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
-    if from < to {
-        file.allocate(from, to - from)?;
-    }
-    write_zeros(file, from, to)
+/// How far a new segment is filled with zeros.
+fn filled(allocated: u64) -> u64 {
+    allocated.min(SEGMENT_START + ZERO_AHEAD_BYTES)
 }
 
 /// Overwrites `from..to` by zeros.

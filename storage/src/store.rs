@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::builder::Builder;
+use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::commit::{Expectation, Outcome, Request};
 use crate::compaction::Compaction;
@@ -357,6 +358,34 @@ impl Store {
     /// [`crate::Error::Closed`].
     pub fn sync(&self) -> Result<()> {
         self.submit(Rows::default(), Vec::new(), Some(Durability::Sync)).map(drop)
+    }
+
+    /// The changes after a version, oldest first, as far as they are durable: what a crash could take is not among them, so
+    /// that nobody who follows them is ever ahead. At the end the iterator gives `None`, and goes on once there is more.
+    ///
+    /// The log keeps what [`crate::Options::log_retention`] says, and by default as little as it can.
+    ///
+    /// ```
+    /// use paddock_storage::{Sequence, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// let first = store.insert("robin", "red")?;
+    /// store.remove("robin")?;
+    /// let mut changes = store.changes(first);
+    /// let removed = changes.next().transpose()?.unwrap();
+    /// assert_eq!((&removed.key[..], removed.record), (&b"robin"[..], None));
+    /// assert!(changes.next().is_none());
+    /// store.insert("wren", "brown")?;
+    /// assert!(changes.next().is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// The iterator's errors are [`crate::Error::Reclaimed`] (the log no longer goes back so far: read the contents
+    /// instead), [`crate::Error::Corrupt`], [`crate::Error::Io`], [`crate::Error::Closed`]; after one it is at its end.
+    #[must_use]
+    pub fn changes(&self, after: Sequence) -> Changes {
+        Changes::new(self.group.clone(), after)
     }
 
     /// Figures for graphs and budgets.

@@ -370,3 +370,44 @@ fn any_one_call_may_fail_below_buffered_writes() {
     }
     assert!(failed > 15, "{failed}");
 }
+
+/// Changes come in order, each once, and none that a crash could take.
+#[test]
+fn changes_are_those_that_last() {
+    let disk = FaultyDisk::new();
+    let clock = paddock_storage::Clock::from_fn(|| 77);
+    let store = builder(&disk).log_retention(paddock_storage::LogRetention::Everything).clock(clock);
+    let store = store.open().unwrap();
+    let buffered = || WriteOptions::new().durability(Durability::Buffered);
+    let mut changes = store.changes(Sequence(0));
+    assert!(changes.next().is_none());
+    for number in 0..50_u32 {
+        let options = buffered().expires_at_ms(u64::from(number) + 1).content_type("text/plain");
+        store.insert_with(number.to_be_bytes(), [1; 300], options).unwrap().unwrap();
+    }
+    // What is in older segments is durable.
+    let early = changes.by_ref().count();
+    assert!((1..50).contains(&early), "{early}");
+    store.remove_with(7_u32.to_be_bytes(), buffered()).unwrap().unwrap();
+    store.sync().unwrap();
+    let late: Vec<_> = changes.by_ref().map(|change| change.unwrap()).collect();
+    assert_eq!(early + late.len(), 51);
+
+    let all: Vec<_> = store.changes(Sequence(0)).map(|change| change.unwrap()).collect();
+    assert_eq!(all[early..], late);
+    for (number, change) in (0..50_u32).zip(&all) {
+        let record = change.record.as_ref().unwrap();
+        assert_eq!((&change.key[..], change.log_time_ms), (&number.to_be_bytes()[..], 77));
+        assert_eq!((change.version, record.version), (Sequence(u64::from(number) + 1), change.version));
+        assert_eq!((record.value.len(), record.expires_at_ms), (300, Some(u64::from(number) + 1)));
+        assert_eq!(record.content_type.as_ref().map(|text| text.as_str()), Some("text/plain"));
+    }
+    assert_eq!((all[50].version, &all[50].record), (Sequence(51), &None));
+    assert_eq!(store.changes(Sequence(49)).count(), 2);
+    assert_eq!(store.changes(Sequence(51)).count(), 0);
+    assert_eq!(store.changes(Sequence(1_000)).count(), 0);
+    let mut changes = store.changes(Sequence(0));
+    store.close().unwrap();
+    assert!(matches!(changes.next(), Some(Err(Error::Closed))));
+    assert!(changes.next().is_none());
+}

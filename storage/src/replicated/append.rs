@@ -8,7 +8,7 @@ use crate::index_checkpoint::{When, write_if_due};
 use crate::options::CONTROL_HEADROOM_BYTES;
 use crate::position::Sequence;
 use crate::row::{BATCH_BYTES_MAX, Rows};
-use crate::segment::{Chain, SEGMENT_START, Segment, UnfinishedSegment};
+use crate::segment::{Chain, SEGMENT_START, Segment, UnfinishedSegment, ZERO_AHEAD_BYTES};
 
 /// What room is for. On a full disk growth is refused first, so that control still has headroom: otherwise a full
 /// store could not even delete.
@@ -27,6 +27,13 @@ const _: () = assert!((1 << 30) + BATCH_BYTES_MAX as u64 + 2 * CONTROL_HEADROOM_
 pub(super) fn segment_capacity(segment_bytes: u64) -> u64 {
     segment_bytes + CONTROL_HEADROOM_BYTES
 }
+
+/// Zeros are written ahead where there are at least so many fsyncs for each [`ZERO_AHEAD_BYTES`].
+const FILL_SYNCS_MIN: u64 = 4;
+
+/// When so many bytes wait for an fsync that nobody asks for, one is made beside the writers: so that a new segment, which
+/// needs all before it to be durable, does not have to wait for a whole one.
+const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
 
 /// The append buffer gives memory back when one batch was much larger than usual.
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
@@ -151,8 +158,18 @@ impl ReplicatedStore {
             self.poisoning(synced)?;
             self.syncs += 1;
             self.durable = last;
+            self.sync_asked = self.active.end;
         }
         Ok(last)
+    }
+
+    /// Whether an fsync should be made of what waits for one. Says so once.
+    pub(crate) fn wants_sync(&mut self) -> bool {
+        let wants = self.active.end >= self.sync_asked + UNSYNCED_BYTES_MAX;
+        if wants {
+            self.sync_asked = self.active.end;
+        }
+        wants
     }
 
     /// Says in the log that all of it is durable, durably: from then on damage anywhere in it is told from an end that a
@@ -234,6 +251,7 @@ impl ReplicatedStore {
             log_time_ms: entries.log_time_ms,
             previous_chain: self.chain.link,
             rows_checksum,
+            seals: false,
         }
     }
 
@@ -245,7 +263,9 @@ impl ReplicatedStore {
         let header = self.header(entries, known_commit, rows_checksum);
         self.buffer[..BATCH_HEADER_BYTES].copy_from_slice(&header.encode(self.manifest.store_id));
         let bytes = header.batch_bytes();
-        self.buffer.resize(usize::try_from(bytes).unwrap_or(self.buffer.len()), 0);
+        let filled = self.fill_ahead(self.active.end + bytes);
+        let length = filled.max(self.active.end + bytes) - self.active.end;
+        self.buffer.resize(usize::try_from(length).unwrap_or(self.buffer.len()), 0);
         let file = &self.active.file;
         let written = file.file().write_at(&self.buffer, self.active.end).map_err(Error::io(file.path()));
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
@@ -255,6 +275,20 @@ impl ReplicatedStore {
         self.contents.foreground().wrote(bytes);
         self.proven = self.proven.max(header.previous_durable);
         Ok(header)
+    }
+
+    /// How far zeros are written behind a batch that ends at `end`, in the same write: nowhere, if those of an earlier one
+    /// reach further, or if fsyncs are so rare that they may as well cost more.
+    fn fill_ahead(&mut self, end: u64) -> u64 {
+        if end <= self.active.filled {
+            return 0;
+        }
+        let batch_bytes = end - self.active.end;
+        let often = batch_bytes <= ZERO_AHEAD_BYTES / FILL_SYNCS_MIN
+            && (self.active.filled == 0 || self.syncs >= self.syncs_at_fill + FILL_SYNCS_MIN);
+        self.syncs_at_fill = self.syncs;
+        self.active.filled = (end + ZERO_AHEAD_BYTES).min(self.active.allocated);
+        if often { self.active.filled } else { 0 }
     }
 
     /// Sees to it that a batch of so many bytes, and the headroom behind it, have room that is on the disk already: in
@@ -297,9 +331,47 @@ impl ReplicatedStore {
             made => made?,
         };
         let segment = unfinished.publish(&self.contents, &self.memory, self.segment_capacity())?;
+        self.seal(segment.start)?;
         let sealed = self.activate(segment);
         self.sealed.push(sealed);
         Ok(())
+    }
+
+    /// Says at the end of the active segment that the log goes on in the one that begins with `next`, which is there
+    /// already. So the loss of the newest segment shows; and what leads from one segment to the next is known
+    /// without reading a whole one. Without room for it, both has to do without.
+    pub(super) fn seal(&mut self, next: Chain) -> Result<()> {
+        if self.active.room() < BATCH_HEADER_BYTES as u64 {
+            return Ok(());
+        }
+        let header = BatchHeader {
+            rows_bytes: 0,
+            count: 0,
+            epoch: next.epoch,
+            first: next.next,
+            previous_durable: next.next.previous(),
+            known_commit: self.known_commit.min(next.next.previous()),
+            log_time_ms: 0,
+            previous_chain: next.link,
+            rows_checksum: 0,
+            seals: true,
+        };
+        let file = self.active.file.clone();
+        let written = file.file().write_at(&header.encode(self.manifest.store_id), self.active.end);
+        written.map_err(Error::io(file.path()))?;
+        self.active.is_sealed = true;
+        self.active.give_back();
+        self.gate.sync(&file)
+    }
+
+    /// Takes back what [`ReplicatedStore::seal`] said, before the next segment is removed.
+    pub(super) fn unseal(&self, segment: &mut Segment) -> Result<()> {
+        if !std::mem::take(&mut segment.is_sealed) {
+            return Ok(());
+        }
+        let written = segment.file.file().write_at(&[0; BATCH_HEADER_BYTES], segment.end);
+        written.map_err(Error::io(segment.file.path()))?;
+        self.gate.sync(&segment.file)
     }
 
     /// How long a segment may become, unless one batch alone is longer.
@@ -315,8 +387,11 @@ impl ReplicatedStore {
     /// Goes on in another segment; returns the one so far.
     pub(super) fn activate(&mut self, segment: Segment) -> Segment {
         self.proven = self.proven.max(segment.first().previous());
+        self.sync_asked = segment.end;
         let mut left = std::mem::replace(&mut self.active, segment);
-        left.give_back();
+        if !left.is_sealed {
+            left.give_back();
+        }
         left
     }
 
@@ -328,6 +403,7 @@ impl ReplicatedStore {
         let kept = self.active.end + CONTROL_HEADROOM_BYTES;
         if self.active.allocated > kept {
             let file = &self.active.file;
+            file.set_length(kept);
             let cut = file
                 .file()
                 .set_len(kept)

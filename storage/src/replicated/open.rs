@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::append::segment_capacity;
 use super::flush::RunningCompaction;
 use super::{LogRetention, ReplicatedStore};
-use crate::batch::BATCH_HEADER_BYTES;
+use crate::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::clock::Expiry;
 use crate::compaction::Compaction;
 use crate::compaction::site::{Settings, Site};
@@ -84,7 +84,7 @@ impl ReplicatedStore {
             directory.sync_log()?;
             directory.sync()?;
         }
-        let last = log.walk.chain.next.previous();
+        let (last, active_end) = (log.walk.chain.next.previous(), active.end);
         let entries = last.0 - catalogue.log_first.previous().0;
         let recovery = Recovery { created, entries, torn_bytes: log.torn_bytes };
         let expiry = match kind {
@@ -137,6 +137,8 @@ impl ReplicatedStore {
             maintenance: Maintenance::new(mark_idle_after),
             reserved: 0,
             syncs: 0,
+            syncs_at_fill: 0,
+            sync_asked: active_end,
             buffer: Vec::new(),
         };
         store.note_tail_log_bytes();
@@ -253,7 +255,7 @@ impl Log {
         let starts: Vec<Chain> =
             segments.iter().skip(1).chain([&active]).map(|segment| segment.start).collect();
         for (segment, next) in segments.into_iter().zip(starts) {
-            log.read_sealed(segment, next)?;
+            log.take_sealed(segment, next)?;
         }
         let active = log.read_active(active)?;
         if log.walk.chain.next <= catalogue.flushed {
@@ -263,15 +265,30 @@ impl Log {
         Ok((log, active))
     }
 
-    /// What was flushed is not read: it is in runs, and whoever wants it from the log verifies it then.
-    fn read_sealed(&mut self, mut segment: Segment, next: Chain) -> Result<()> {
-        if next.next.previous() <= self.flushed {
-            segment.end = segment.allocated;
-            self.walk.chain = next;
-            self.sealed.push(segment);
-            return Ok(());
+    /// What was flushed is not read, if the segment's seal leads to the next one: it is in runs, and whoever wants it from
+    /// the log verifies it then.
+    fn take_sealed(&mut self, segment: Segment, next: Chain) -> Result<()> {
+        let seal = segment.find_seal(self.walk.store_id())?;
+        let leads_on = |header: &BatchHeader| {
+            header.first == next.next && header.previous_chain == next.link && header.epoch == next.epoch
+        };
+        match &seal {
+            Some((_, header)) if next.next.previous() <= self.flushed && leads_on(header) => {
+                self.walk.skip(&segment, next)?;
+                self.sealed.push(segment);
+            }
+            _ => self.read_sealed(segment, next.next)?,
         }
-        let end = self.read_segment(&mut segment, Some(next.next), &mut Unproven::default())?;
+        // What a cut left behind the last entry that counts ends before the seal, too.
+        if let (Some(segment), Some((offset, _))) = (self.sealed.last_mut(), seal) {
+            segment.end = offset;
+            segment.is_sealed = true;
+        }
+        Ok(())
+    }
+
+    fn read_sealed(&mut self, mut segment: Segment, next: Sequence) -> Result<()> {
+        let end = self.read_segment(&mut segment, Some(next), &mut Unproven::default())?;
         if let Some(missing) = end.missing {
             let what = format!("{missing}, and entry {} was durable", self.walk.chain.next);
             return Err(Error::corrupt(segment.file.path(), end.offset, what));

@@ -3,6 +3,7 @@
 use super::ReplicatedStore;
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, LogEntries};
 use crate::error::{Error, Result};
+use crate::header::StoreId;
 use crate::position::Sequence;
 use crate::recovery::Walk;
 use crate::row::{Rows, StampedRows};
@@ -49,18 +50,28 @@ impl ReplicatedStore {
     pub fn read_log(&self, after: Sequence, bytes_max: usize) -> Result<Vec<LogEntries>> {
         let mut found = Found { entries: Vec::new(), bytes: 0, bytes_max };
         let mut next = after.next();
-        let log_end = self.chain.next;
-        if next < self.log_first() {
-            return Err(Error::Reclaimed { first: self.log_first().0 });
-        }
-        while next < log_end {
-            let segment = self.segment_of(next);
-            let limit = self.successor_of(segment).map_or(log_end, Segment::first);
-            if !self.read_segment(segment, &mut next, limit, &mut found)? {
+        self.check_kept(next)?;
+        while next < self.chain.next {
+            let (segment, limit) = self.segment_of(next);
+            let piece = LogPiece { segment, store_id: self.manifest.store_id, limit };
+            if !piece.read(&mut next, &mut found)? {
                 break;
             }
         }
         Ok(found.entries)
+    }
+
+    /// Where durable and applied entries from `next` on can be read, without the store: for others, beside its owner.
+    pub(crate) fn log_piece(&self, next: Sequence) -> Result<Option<LogPiece>> {
+        self.check_kept(next)?;
+        let (segment, limit) = self.segment_of(next);
+        let limit = limit.min(self.durable.min(self.applied()).next());
+        Ok((next < limit).then_some(LogPiece { segment, store_id: self.manifest.store_id, limit }))
+    }
+
+    fn check_kept(&self, next: Sequence) -> Result<()> {
+        let first = self.log_first();
+        if next < first { Err(Error::Reclaimed { first: first.0 }) } else { Ok(()) }
     }
 
     /// Reads the whole log and all runs again, and verifies every checksum, sequence and link.
@@ -82,8 +93,7 @@ impl ReplicatedStore {
     pub fn verify(&self) -> Result<Verification> {
         let mut verification = Verification::default();
         let mut walk = Walk::new(self.manifest.store_id, self.oldest().start);
-        for segment in self.segments() {
-            let limit = self.successor_of(segment).map_or(self.chain.next, Segment::first);
+        for (segment, limit) in self.segments_with_limits() {
             let end = walk.segment(segment, Some(limit), |batch, _| {
                 verification.batches += 1;
                 verification.entries += u64::from(batch.rows.count());
@@ -106,39 +116,55 @@ impl ReplicatedStore {
         self.sealed.first().unwrap_or(&self.active)
     }
 
-    /// The segment that an entry is in, or would be.
-    pub(super) fn segment_of(&self, sequence: Sequence) -> &Segment {
-        if self.active.first() <= sequence {
-            return &self.active;
-        }
+    /// The segments, and where the entries of each end.
+    fn segments_with_limits(&self) -> impl Iterator<Item = (&Segment, Sequence)> {
+        let limits = self.segments().skip(1).map(Segment::first).chain([self.chain.next]);
+        self.segments().zip(limits)
+    }
+
+    /// The segment that an entry is in, or would be, as it is now; and where its entries end.
+    pub(super) fn segment_of(&self, sequence: Sequence) -> (Segment, Sequence) {
         let after = self.sealed.partition_point(|segment| segment.first() <= sequence);
-        self.sealed.get(after.saturating_sub(1)).unwrap_or(&self.active)
+        match after.checked_sub(1).map(|at| &self.sealed[at]) {
+            Some(segment) if sequence < self.active.first() => {
+                let next = self.sealed.get(after).unwrap_or(&self.active);
+                (segment.clone(), next.first())
+            }
+            _ => (self.active.clone(), self.chain.next),
+        }
+    }
+}
+
+/// A part of the log: a segment as it is now.
+pub(crate) struct LogPiece {
+    segment: Segment,
+    store_id: StoreId,
+    /// Entries from here on are not in it.
+    limit: Sequence,
+}
+
+impl LogPiece {
+    /// Batches from `next` on: about `bytes_max` bytes of them. Advances `next`.
+    pub(crate) fn entries(&self, next: &mut Sequence, bytes_max: usize) -> Result<Vec<LogEntries>> {
+        let mut found = Found { entries: Vec::new(), bytes: 0, bytes_max };
+        self.read(next, &mut found)?;
+        Ok(found.entries)
     }
 
-    fn successor_of(&self, segment: &Segment) -> Option<&Segment> {
-        let after = self.sealed.partition_point(|other| other.first() <= segment.first());
-        let next = self.sealed.get(after).unwrap_or(&self.active);
-        (next.first() > segment.first()).then_some(next)
-    }
-
-    /// Reads batches from `next` up to `limit` and advances `next`. False: there is enough.
-    fn read_segment(
-        &self,
-        segment: &Segment,
-        next: &mut Sequence,
-        limit: Sequence,
-        found: &mut Found,
-    ) -> Result<bool> {
-        let path = segment.file.path();
+    /// Reads batches from `next` on and advances it. False: there is enough.
+    fn read(&self, next: &mut Sequence, found: &mut Found) -> Result<bool> {
+        let LogPiece { segment, store_id, limit } = self;
         let mut window = Window::new(&segment.file, segment.end);
-        let mark = segment.marks.partition_point(|mark| mark.first <= *next).checked_sub(1);
-        let mut offset = mark.map_or(crate::segment::SEGMENT_START, |mark| segment.marks[mark].offset);
-        while *next < limit {
+        let mut offset = segment.nearest(*next);
+        while *next < *limit {
             let header = window.get(offset, BATCH_HEADER_BYTES as u64)?;
-            let header = header.and_then(|bytes| BatchHeader::decode(&bytes, self.manifest.store_id));
+            let header = header.and_then(|bytes| BatchHeader::decode(&bytes, *store_id));
             let Some(header) = header.filter(|header| header.first <= *next) else {
-                return Err(Error::corrupt(path, offset, "no batch begins here, though one was written"));
+                let what = "no batch begins here, though one was written";
+                return Err(Error::corrupt(segment.file.path(), offset, what));
             };
+            // The segments that opening did not have to read are known only from here on.
+            segment.mark(header.first, offset);
             if header.next() > *next {
                 if found.has_enough(u64::from(header.rows_bytes)) {
                     return Ok(false);
@@ -147,11 +173,11 @@ impl ReplicatedStore {
                 let skip = next.0 - header.first.0;
                 // Entries that a later segment cut off do not count.
                 let rows = rows
-                    .take(count_between(header.first, limit))
+                    .take(count_between(header.first, *limit))
                     .skip(u32::try_from(skip).unwrap_or(u32::MAX));
                 let (epoch, log_time_ms) = (header.epoch, header.log_time_ms);
                 found.push(LogEntries { epoch, first: *next, log_time_ms, rows });
-                *next = header.next().min(limit);
+                *next = header.next().min(*limit);
             }
             offset += header.batch_bytes();
         }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::options::CONTROL_HEADROOM_BYTES;
 use crate::position::Sequence;
 use crate::recovery::Walk;
-use crate::segment::{Chain, SEGMENT_START, UnfinishedSegment};
+use crate::segment::{Chain, SEGMENT_START, Segment, UnfinishedSegment};
 
 impl ReplicatedStore {
     /// Cuts every entry after `last_kept`, durably. Nothing to cut is no error. A crash in between leaves the old
@@ -56,12 +56,12 @@ impl ReplicatedStore {
     /// What holds after an entry. Reads the segment that the entry is in.
     fn chain_after(&self, last: Sequence) -> Result<Chain> {
         let next = last.next();
-        let segment = self.segment_of(next);
+        let (segment, _) = self.segment_of(next);
         if segment.first() == next {
             return Ok(segment.start);
         }
         let mut walk = Walk::new(self.manifest.store_id, segment.start);
-        let end = walk.segment(segment, Some(next), |_, _| {})?;
+        let end = walk.segment(&segment, Some(next), |_, _| {})?;
         match end.missing {
             None => Ok(walk.chain),
             Some(what) => Err(Error::corrupt(segment.file.path(), end.offset, what)),
@@ -98,15 +98,19 @@ impl ReplicatedStore {
     fn cut(&mut self, successor: UnfinishedSegment) -> Result<()> {
         let first = successor.first();
         while self.active.first() > first {
-            let path = self.active.file.path().clone();
-            self.directory.disk.remove(&path).map_err(Error::io(&path))?;
-            self.directory.sync_log()?;
-            let Some(older) = self.sealed.pop() else { break };
+            let Some(mut older) = self.sealed.pop() else { break };
+            if let Err(error) = self.remove_active(&mut older) {
+                self.sealed.push(older);
+                return Err(error);
+            }
             let removed = std::mem::replace(&mut self.active, older);
             self.contents.files().remove(removed.handle);
         }
         let segment =
             successor.publish(&self.contents, &self.memory, self.segment_capacity()).map_err(past_return)?;
+        if self.active.first() < first {
+            self.seal(segment.start)?;
+        }
         let older = self.activate(segment);
         if older.first() == first {
             self.contents.files().remove(older.handle);
@@ -114,6 +118,13 @@ impl ReplicatedStore {
             self.sealed.push(older);
         }
         Ok(())
+    }
+
+    fn remove_active(&self, older: &mut Segment) -> Result<()> {
+        self.unseal(older)?;
+        let path = self.active.file.path();
+        self.directory.disk.remove(path).map_err(Error::io(path))?;
+        self.directory.sync_log()
     }
 
     fn forget_after(&mut self, last_kept: Sequence, start: Chain) {

@@ -123,7 +123,9 @@ fn value_bytes(value: &[u8]) -> Result<u32> {
 }
 
 /// The row that `bytes` begin with. Checks its shape, not its checksum.
-#[inline]
+// Returned from a call, the parts of a row go through memory in pieces of one size and come back in pieces of another, which
+// stalls: inlined, a walk over rows of 140 bytes in a run takes a fifth less time.
+#[inline(always)]
 pub(crate) fn decode_stored(bytes: &[u8]) -> Option<StoredRow<'_>> {
     let (header, rest) = bytes.split_first_chunk::<ROW_OVERHEAD_BYTES>()?;
     let [_, _, _, _, s0, s1, s2, s3, s4, s5, k0, k1, w0, w1, w2, w3] = *header;

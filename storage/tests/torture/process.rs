@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -75,7 +75,9 @@ pub struct Process {
 impl Process {
     pub fn start(path: &Path, task: &Task) -> Process {
         // By this name the file is there even after a build has put another in its place.
-        let mut child = Command::new("/proc/self/exe")
+        let linux = PathBuf::from("/proc/self/exe");
+        let program = if linux.exists() { linux } else { std::env::current_exe().unwrap() };
+        let mut child = Command::new(program)
             .args(["--exact", "writer", "--nocapture", "--test-threads=1"])
             .env(TASK_VARIABLE, task.encode(path))
             .stdin(Stdio::null())
