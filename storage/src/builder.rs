@@ -10,6 +10,7 @@ use crate::durability::Durability;
 use crate::error::Result;
 use crate::options::{Mapping, Options};
 use crate::replicated::LogRetention;
+use crate::run::Compression;
 use crate::store::Store;
 
 /// Opens a store with other options than the default ones.
@@ -193,6 +194,66 @@ impl Builder {
     #[must_use]
     pub fn mark_idle_after(mut self, idle: Option<Duration>) -> Builder {
         self.options = self.options.mark_idle_after(idle);
+        self
+    }
+
+    /// See [`Options::compression`].
+    ///
+    /// ```
+    /// use paddock_storage::{Compression, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).compression(Compression::None).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Builder {
+        self.options = self.options.compression(compression);
+        self
+    }
+
+    /// See [`Options::flush_bytes`].
+    ///
+    /// ```
+    /// use paddock_storage::Store;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).flush_bytes(1 << 20).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn flush_bytes(mut self, bytes: u64) -> Builder {
+        self.options = self.options.flush_bytes(bytes);
+        self
+    }
+
+    /// See [`Options::run_bytes`].
+    ///
+    /// ```
+    /// use paddock_storage::Store;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).run_bytes(16 << 20).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn run_bytes(mut self, bytes: u64) -> Builder {
+        self.options = self.options.run_bytes(bytes);
+        self
+    }
+
+    /// See [`Options::background_compaction`].
+    ///
+    /// ```
+    /// use paddock_storage::Store;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).background_compaction(false).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn background_compaction(mut self, background: bool) -> Builder {
+        self.options = self.options.background_compaction(background);
         self
     }
 

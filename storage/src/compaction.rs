@@ -1,9 +1,250 @@
-//! Compaction: the log's entries become runs in key order, and runs become fewer and smaller.
+//! Compaction: the log's entries become runs in key order, and runs become fewer and smaller, while the store is in use.
 //!
-//! - [`policy`] says what to do next: pure.
-//! - [`merge`] says which rows stay: pure.
+//! - [`policy`] says what to do next: pure, from sizes and garbage.
+//! - [`merge`] says which rows stay, and why that is right: pure.
 //! - [`pace`] says how fast.
+//! - [`worker`] does it, one step after the other: a flush of a frozen tail, a [`slice`] of a merge.
+//! - [`site`] is what it works on, and the order in which its results come to count.
+//! - [`flow`] is where it waits for work, and writers for it.
+//!
+//! A store has one [`Compaction`], with a thread of its own. Without one (tests that must do the same each time) somebody
+//! has to ask: [`Compaction::compact`] works on the caller's thread, and so does a writer who finds too many tails waiting.
+//!
+//! What it does not do: it does not decide when the growing tail is frozen (the log's owner does, [`policy::tail_bytes_max`]
+//! says at which size), and it removes no segment of the log.
 
+pub(crate) mod flow;
 pub(crate) mod merge;
+mod output;
 pub(crate) mod pace;
 pub(crate) mod policy;
+pub(crate) mod site;
+mod slice;
+mod sources;
+mod worker;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::position::EpochStart;
+use site::{LiveRun, Site};
+use worker::Worker;
+
+/// While somebody is there but there is nothing to do, it is looked again after this long: then it may be quiet.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// After a full disk it is tried again after this long, or when something happens.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(crate) struct Compaction {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    site: Site,
+    worker: Mutex<Worker>,
+}
+
+/// What compaction has done since the store was opened, and what it has before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactionStats {
+    /// Sorted runs: a key that is in no tail is looked for in at most this many places.
+    pub runs: u64,
+    /// Files that they have.
+    pub run_files: u64,
+    /// Bytes that these files take on the disk.
+    pub run_bytes: u64,
+    /// Tails that wait to be flushed.
+    pub waiting_tails: u64,
+    /// Tails that were flushed.
+    pub flushes: u64,
+    /// Bytes of files that were written by flushing.
+    pub flushed_bytes: u64,
+    /// Steps that merges were done in.
+    pub merge_slices: u64,
+    /// Bytes of files that were written by merging.
+    pub merged_bytes: u64,
+    /// Files that a merge took over as they were.
+    pub kept_files: u64,
+    /// Runs that left the hash index, to keep it within its memory.
+    pub cooled_runs: u64,
+    /// Why nothing is done any more, if something failed.
+    pub failure: Option<String>,
+}
+
+impl fmt::Debug for Compaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Compaction({:?})", self.stats())
+    }
+}
+
+impl Compaction {
+    /// Of a store whose view has the runs that its catalogue names, in the same order.
+    pub(crate) fn new(site: Site) -> Compaction {
+        let view = site.contents.view();
+        let (runs, flushed) = {
+            let catalogue = site.catalogue.lock();
+            let live = view.runs.iter().zip(&catalogue.runs).map(|(sorted, catalogued)| LiveRun {
+                sorted: sorted.clone(),
+                first: catalogued.first,
+                last: catalogued.last,
+            });
+            (live.collect(), catalogue.flushed)
+        };
+        let worker = Mutex::new(Worker::new(runs, flushed));
+        Compaction { shared: Arc::new(Shared { site, worker }), thread: Mutex::default() }
+    }
+
+    /// Starts its thread.
+    pub(crate) fn start(&self) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new().name("paddock-compaction".to_string());
+        *self.thread.lock() = Some(thread.spawn(move || shared.run())?);
+        Ok(())
+    }
+
+    /// A tail was frozen; these are the epochs of the log.
+    pub(crate) fn froze(&self, epochs: &[EpochStart]) {
+        *self.shared.site.epochs.lock() = epochs.to_vec();
+        self.shared.site.flow.froze();
+    }
+
+    /// Waits until so few tails are waiting that more may be written. [`Error::Poisoned`] when compaction has failed.
+    pub(crate) fn admit(&self) -> Result<()> {
+        let flow = &self.shared.site.flow;
+        if self.thread.lock().is_none() && flow.is_congested() {
+            return self.work_while(|| flow.is_congested());
+        }
+        flow.wait_for_room()
+    }
+
+    /// Makes one run, without garbage, of all that is in frozen tails and runs now. Works on the caller's thread.
+    pub(crate) fn compact(&self) -> Result<()> {
+        self.shared.site.flow.check()?;
+        let outcome = self.shared.worker.lock().compact(&self.shared.site);
+        self.shared.note(outcome)
+    }
+
+    /// Does what there is to do, on the caller's thread.
+    pub(crate) fn work_while(&self, mut more: impl FnMut() -> bool) -> Result<()> {
+        let mut worker = self.shared.worker.lock();
+        while more() {
+            let stepped = worker.step(&self.shared.site);
+            if !self.shared.note(stepped)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the step that is under way, and keeps the next one from beginning, while `run` looks at the store's files.
+    #[allow(dead_code, reason = "copying a store is about to use it")]
+    pub(crate) fn paused<T>(&self, run: impl FnOnce() -> T) -> T {
+        let _worker = self.shared.worker.lock();
+        run()
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        self.shared.site.flow.check()
+    }
+
+    pub(crate) fn stats(&self) -> CompactionStats {
+        let site = &self.shared.site;
+        let view = site.contents.view();
+        let files = || view.runs.iter().flat_map(|run| &run.files);
+        let figures = &site.figures;
+        CompactionStats {
+            runs: view.runs.len() as u64,
+            run_files: files().count() as u64,
+            run_bytes: files().map(|file| file.run.summary().file_bytes).sum(),
+            waiting_tails: view.frozen.len() as u64,
+            flushes: figures.flushes.load(Relaxed),
+            flushed_bytes: figures.flushed_bytes.load(Relaxed),
+            merge_slices: figures.slices.load(Relaxed),
+            merged_bytes: figures.merged_bytes.load(Relaxed),
+            kept_files: figures.kept_files.load(Relaxed),
+            cooled_runs: figures.cooled_runs.load(Relaxed),
+            failure: site.flow.failure(),
+        }
+    }
+
+    /// Stops at once, in the middle of a step if need be, and waits until it has.
+    pub(crate) fn stop(&self) {
+        self.shared.site.brake.stop();
+        self.shared.site.flow.close();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // It has noted its own panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Compaction {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    /// The thread.
+    fn run(&self) {
+        let _guard = FailOnPanic(self);
+        let mut wait = Some(Duration::ZERO);
+        while self.site.flow.wait_for_work(wait) {
+            wait = match self.work() {
+                Ok(busy) => busy.then_some(LOOK_AGAIN),
+                Err(Error::DiskFull { .. }) => Some(TRY_AGAIN),
+                Err(_) => return,
+            };
+        }
+    }
+
+    /// Does all there is to do. Says whether somebody is there meanwhile: without, there may be more to do.
+    fn work(&self) -> Result<bool> {
+        loop {
+            // Let go of between steps: others may want something done at once.
+            let mut worker = self.worker.lock();
+            let stepped = worker.step(&self.site);
+            if !self.note(stepped)? {
+                return Ok(worker.is_busy());
+            }
+            self.site.checkpoint_index();
+        }
+    }
+
+    /// Notes how a step went. A full disk and being stopped leave everything as it was; after anything else nobody knows.
+    fn note<T>(&self, outcome: Result<T>) -> Result<T> {
+        match &outcome {
+            Ok(_) => self.site.flow.set_disk_full(false),
+            Err(Error::DiskFull { .. }) => self.site.flow.set_disk_full(true),
+            Err(Error::Closed) => {}
+            Err(error) => self.site.flow.fail(&error.to_string()),
+        }
+        outcome
+    }
+}
+
+/// A panic in the thread ends all writing, like one of a writer.
+struct FailOnPanic<'a>(&'a Shared);
+
+impl Drop for FailOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.site.flow.fail("the thread that compacts ended");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

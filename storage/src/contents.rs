@@ -21,6 +21,7 @@ use paddock_index::{HashIndex, HashReader, OrderedTail, PackedLocator};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::capture::Capture;
+use crate::compaction::pace::Foreground;
 use crate::error::Result;
 use crate::file_table::{FileTable, Files, Handle, is_tombstone};
 use crate::position::Sequence;
@@ -46,6 +47,8 @@ pub(crate) struct Contents {
     settled: AtomicU64,
     records: AtomicU64,
     live_bytes: AtomicU64,
+    /// What the store's callers do, for compaction to yield to.
+    foreground: Foreground,
     /// The runs that the newest checkpoint of the index covers.
     checkpointed: Mutex<HashSet<u32>>,
 }
@@ -135,6 +138,7 @@ impl Contents {
             settled: AtomicU64::new(0),
             records: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
+            foreground: Foreground::default(),
             checkpointed: Mutex::default(),
         }
     }
@@ -167,6 +171,11 @@ impl Contents {
     /// Bytes of memory that the hash index takes.
     pub(crate) fn hash_bytes(&self) -> u64 {
         self.lookup.memory_bytes() as u64
+    }
+
+    /// Where the store's callers are counted.
+    pub(crate) fn foreground(&self) -> &Foreground {
+        &self.foreground
     }
 
     /// Keys in the hash index, deleted ones included that compaction has not dropped yet.
@@ -220,6 +229,7 @@ impl Contents {
 
     /// What `take` makes of a key's newest row; `None` when it has none or is deleted.
     pub(crate) fn read<T>(&self, key: &[u8], mut take: impl FnMut(&StoredRow<'_>) -> T) -> Result<Option<T>> {
+        self.foreground.read_one();
         loop {
             let generation = self.generation.load(Acquire);
             match self.read_hashed(key, Sequence(u64::MAX), &mut take)? {
@@ -327,20 +337,21 @@ impl Contents {
         self.applied.store(through.0, Release);
     }
 
-    /// Puts the growing tail among the frozen ones, and begins another. Nothing happens to an empty one.
-    pub(crate) fn freeze(&self) {
+    /// Puts the growing tail among the frozen ones, and begins another. False: it is empty, and nothing happened.
+    pub(crate) fn freeze(&self) -> bool {
         let mut parts = self.parts.lock();
         if parts.tail.is_empty() {
-            return;
+            return false;
         }
         let Some(segment) = parts.last_segment.and_then(|last| self.files.load().get(last).cloned()) else {
-            return;
+            return false;
         };
         let layers = parts.tail.layers();
         parts.tail = OrderedTail::new();
         let mut view = View::clone(&parts.view);
         view.frozen.push(Arc::new(FrozenTail { layers, last: self.applied(), segment }));
         parts.view = Arc::new(view);
+        true
     }
 
     /// Puts another view in the current one's place. For compaction: what a view loses must be in the new one.

@@ -50,7 +50,6 @@ pub(crate) enum When {
     /// Once reading the runs that the last one does not cover would take longer than writing one takes.
     Closing,
     /// The same, but while the store is in use it has to be worth much more.
-    #[expect(dead_code, reason = "compaction is about to")]
     Running,
 }
 

@@ -27,9 +27,15 @@
 //! # How it works
 //!
 //! The log is the data. A write is encoded once, as a row with its checksum; a batch of rows gets a header, and both are
-//! appended to a segment, a file that was filled with zeros ahead of them, with one write and one fdatasync. An ordered
-//! index in memory (crate `paddock-index`) points from each key to its newest row. A read looks the key up, reads the row
-//! with one `pread`, and verifies its checksum. Opening reads the whole log, verifies it and builds the index.
+//! appended to a segment, a file that was filled with zeros ahead of them, with one write and one fdatasync.
+//!
+//! Beside it there are two indexes. A hash index (crate `paddock-index`) points from each key to its newest row, wherever that
+//! is: so a read is one lookup and one row, verified by its checksum. And what is not in key order on the disk yet, the *tail*,
+//! is kept in key order in memory: places of rows, not rows. When the tail is large enough, its rows are *flushed*: written in
+//! key order to a run, and the segments that they came from go. Runs are merged now and then, which drops what was overwritten and
+//! deleted. A range walks the tail and the runs at once, and so does a snapshot; both are consistent views, for as long as they live.
+//!
+//! Opening reads which runs there are, a checkpoint of the hash index, and the log's end.
 //!
 //! `FORMAT.md` beside this crate has every byte of it, and what is done about bytes that are not as they should be. In
 //! short: the torn end that a crash leaves is told from damage, for each batch says how much was durable before it.
@@ -40,10 +46,9 @@
 //!
 //! # What it does not do
 //!
-//! - Space of overwritten and deleted rows is not reclaimed: there is no compaction yet.
-//! - All keys are in memory, and opening takes as long as reading the log takes.
-//! - A range is no snapshot.
-//! - There is no transaction beyond one batch with one condition.
+//! - There is no transaction beyond one batch with conditions.
+//! - One process has a store, and one thread compacts it.
+//! - It does not replicate: [`ReplicatedStore`] is what a protocol that does needs.
 
 #![deny(unsafe_code)]
 
@@ -56,19 +61,16 @@ mod capture;
 mod changes;
 mod clock;
 mod commit;
-#[allow(dead_code, reason = "the store does not call it yet")]
 mod compaction;
-#[allow(dead_code, reason = "compaction is about to use it")]
 mod contents;
-#[allow(dead_code, reason = "compaction is about to use it")]
+#[allow(dead_code, reason = "parts of it serve tests, and what is to come")]
 mod data_file;
 mod directory;
 pub mod disk;
 mod durability;
 mod error;
-#[allow(dead_code, reason = "compaction is about to use it")]
+#[allow(dead_code, reason = "parts of it serve tests, and what is to come")]
 mod file_table;
-#[allow(dead_code, reason = "compaction is about to keep its books with it")]
 mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -80,7 +82,6 @@ mod loading;
 mod lock;
 mod maintenance;
 mod manifest;
-#[allow(dead_code, reason = "compaction is about to use it")]
 mod memory;
 mod merge_cursor;
 pub mod offline;
@@ -94,12 +95,11 @@ mod recovery;
 mod replicated;
 mod row;
 mod row_buffer;
-#[allow(dead_code, reason = "compaction is about to write and read them")]
+#[allow(dead_code, reason = "parts of it serve tests, and what is to come")]
 mod run;
 mod segment;
 mod snapshot;
 mod store;
-#[allow(dead_code, reason = "compaction is about to use it")]
 mod view;
 mod window;
 mod write;
@@ -108,6 +108,7 @@ pub use batch::LogEntries;
 pub use builder::Builder;
 pub use changes::{Change, Changes};
 pub use clock::Clock;
+pub use compaction::CompactionStats;
 pub use durability::Durability;
 pub use error::{Error, Result};
 pub use header::StoreId;
@@ -125,7 +126,6 @@ pub use row::{
     RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
 };
 pub use run::Compression;
-#[allow(dead_code, reason = "compaction is about to write and read them")]
 pub use snapshot::Snapshot;
 pub use store::Store;
 pub use write::{Conflict, Expected, WriteBatch, WriteOptions};

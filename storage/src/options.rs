@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::compaction::site::FILE_BYTES_MAX;
 use crate::disk::{Disk, SystemDisk};
 use crate::durability::Durability;
 use crate::replicated::LogRetention;
+use crate::run::Compression;
 
 /// Room that growth leaves free in the log for what must go on when the disk is full: deletes and markers.
 pub const CONTROL_HEADROOM_BYTES: u64 = 256 << 10;
@@ -17,6 +19,8 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 const EXTENT_BYTES: u64 = 4 << 20;
 const EXTENT_BYTES_MIN: u64 = 4 << 10;
 const SYNC_INTERVAL: Duration = Duration::from_millis(100);
+const RUN_BYTES_MIN: u64 = 4 << 10;
+const RUN_BYTES_MAX: u64 = 512 << 20;
 const MARK_IDLE_AFTER: Duration = Duration::from_millis(10);
 
 /// Options of a store. The defaults suit a server; tests and small devices set less.
@@ -32,6 +36,10 @@ pub struct Options {
     pub(crate) sync_interval: Duration,
     pub(crate) mark_idle_after: Option<Duration>,
     pub(crate) clock: Clock,
+    pub(crate) compression: Compression,
+    pub(crate) flush_bytes: Option<u64>,
+    pub(crate) run_bytes: u64,
+    pub(crate) background: bool,
     /// `None`: what suits the kind of store.
     pub(crate) log_retention: Option<LogRetention>,
 }
@@ -61,12 +69,72 @@ impl Default for Options {
             sync_interval: SYNC_INTERVAL,
             mark_idle_after: Some(MARK_IDLE_AFTER),
             clock: Clock::system(),
+            compression: Compression::default(),
+            flush_bytes: None,
+            run_bytes: FILE_BYTES_MAX,
+            background: true,
             log_retention: None,
         }
     }
 }
 
 impl Options {
+    /// How the blocks of runs are compressed, those that become an eighth shorter by it: by LZ4 if nothing else is said.
+    ///
+    /// ```
+    /// use paddock_storage::{Compression, Options};
+    ///
+    /// let options = Options::new().compression(Compression::Zstd { level: 3 });
+    /// ```
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// After how many bytes of log their rows are written to runs, in the order of their keys. By default a twelfth of the
+    /// store's live bytes, at least 8 MiB; and whatever this is, before the memory for it is used up. Less costs more
+    /// writing, more costs space and takes longer to open after a crash.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    ///
+    /// let options = Options::new().flush_bytes(1 << 20);
+    /// ```
+    #[must_use]
+    pub fn flush_bytes(mut self, bytes: u64) -> Self {
+        self.flush_bytes = Some(bytes.max(1));
+        self
+    }
+
+    /// How long the files of runs become at most, about: 256 MiB by default, 4 KiB to 512 MiB. Merging takes the space of
+    /// some of them beside what it replaces.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    ///
+    /// let options = Options::new().run_bytes(16 << 20);
+    /// ```
+    #[must_use]
+    pub fn run_bytes(mut self, bytes: u64) -> Self {
+        self.run_bytes = bytes.clamp(RUN_BYTES_MIN, RUN_BYTES_MAX);
+        self
+    }
+
+    /// Whether the store compacts by itself, on a thread of its own: it does by default. Otherwise that happens on the threads
+    /// of its callers: when one asks for it ([`crate::Store::compact`]), and when one writes and too much is waiting.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    ///
+    /// let options = Options::new().background_compaction(false);
+    /// ```
+    #[must_use]
+    pub fn background_compaction(mut self, background: bool) -> Self {
+        self.background = background;
+        self
+    }
+
     /// The defaults.
     ///
     /// ```

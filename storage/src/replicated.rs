@@ -13,6 +13,7 @@
 //! is one), and it reclaims nothing: rows that were overwritten keep their space.
 
 mod append;
+mod flush;
 mod open;
 mod read;
 mod release;
@@ -28,6 +29,7 @@ use parking_lot::Mutex;
 
 use crate::batch::LogEntries;
 use crate::clock::{Clock, Expiry};
+use crate::compaction::CompactionStats;
 use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::durability::SyncGate;
@@ -44,6 +46,8 @@ use crate::position::{EpochStart, Position, Sequence};
 use crate::reader::Reader;
 use crate::recovery::Recovery;
 use crate::segment::{Chain, Segment};
+
+use flush::RunningCompaction;
 
 pub use append::{APPEND_OVERHEAD_BYTES, Need};
 pub use read::Verification;
@@ -86,6 +90,11 @@ pub use release::LogRetention;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct ReplicatedStore {
+    /// First, so that it ends before the lock is let go of.
+    compaction: RunningCompaction,
+    flush_bytes: Option<u64>,
+    /// Bytes of the log since the tail was frozen last, about.
+    tail_log_bytes: u64,
     directory: Directory,
     segment_bytes: u64,
     extent_bytes: u64,
@@ -159,6 +168,8 @@ pub struct Stats {
     pub last: Sequence,
     /// The last entry that is on the disk for certain.
     pub durable: Sequence,
+    /// What compaction has done, and what is there for it.
+    pub compaction: CompactionStats,
 }
 
 impl ReplicatedStore {
@@ -364,6 +375,7 @@ impl ReplicatedStore {
             return Err(Error::Misplaced { what, actual: through.0, expected: last.0 });
         }
         self.pending.apply(through, &self.contents);
+        self.freeze_if_due()?;
         if self.contents.settled() > self.released {
             self.released = self.contents.settled();
             self.release_log()?;
@@ -446,6 +458,7 @@ impl ReplicatedStore {
             index_bytes: contents.hash_bytes() + contents.tail_bytes(),
             last: self.last().sequence,
             durable: self.durable,
+            compaction: self.compaction.0.stats(),
         }
     }
 
@@ -491,7 +504,7 @@ impl ReplicatedStore {
     fn writable(&self) -> Result<()> {
         match &self.poison {
             Some(reason) => Err(Error::Poisoned { reason: reason.clone() }),
-            None => Ok(()),
+            None => self.compaction.0.check(),
         }
     }
 

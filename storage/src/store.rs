@@ -10,6 +10,7 @@ use crate::builder::Builder;
 use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::commit::{Expectation, Outcome, Request};
+use crate::compaction::Compaction;
 use crate::durability::Durability;
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -45,6 +46,7 @@ use crate::write::{Conflict, Expected, WriteBatch, WriteOptions};
 #[derive(Clone, Debug)]
 pub struct Store {
     group: Arc<Group>,
+    compaction: Arc<Compaction>,
     reader: Reader,
     recovery: Arc<Recovery>,
     path: Arc<Path>,
@@ -97,8 +99,9 @@ impl Store {
         store.start_maintenance()?;
         let (reader, recovery) = (store.reader(), Arc::new(store.recovery().clone()));
         let path = store.path().into();
+        let compaction = store.compaction();
         let group = Arc::new(Group::new(store, sync_interval));
-        Ok(Store { group, reader, recovery, path, durability, clock })
+        Ok(Store { group, compaction, reader, recovery, path, durability, clock })
     }
 
     /// What opening found.
@@ -417,6 +420,30 @@ impl Store {
         self.group.with(|store| store.verify())
     }
 
+    /// Writes all records to one file in the order of their keys (or to several, if there is much), without what was
+    /// overwritten, deleted or has expired, and gives all other space back. By itself a store does as much of this as pays;
+    /// ranges are read fastest afterwards. Others read and write meanwhile.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = paddock_storage::Store::open(directory.path())?;
+    /// store.insert(b"colour", b"red")?;
+    /// store.remove(b"colour")?;
+    /// store.compact()?;
+    /// assert_eq!(store.stats()?.compaction.run_bytes, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`crate::Error::DiskFull`]: nothing is lost, and what was done stays done. [`crate::Error::Corrupt`],
+    /// [`crate::Error::Io`]: the store takes no more writes; [`crate::Error::Poisoned`], [`crate::Error::Closed`].
+    pub fn compact(&self) -> Result<()> {
+        self.group.with(ReplicatedStore::freeze)?;
+        // Beside the writers, not in a turn of theirs.
+        self.compaction.compact()?;
+        self.group.with(ReplicatedStore::release_log)
+    }
+
     /// Closes the store for all handles: they answer [`crate::Error::Closed`] to writes, and still read. Dropping the
     /// last handle instead loses nothing, but leaves preallocated space on the disk.
     ///
@@ -459,6 +486,7 @@ impl Store {
         durability: Option<Durability>,
     ) -> Result<std::result::Result<Sequence, Conflict>> {
         let durability = durability.unwrap_or(self.durability);
+        self.compaction.admit()?;
         Ok(match self.group.submit(Request { rows, conditions, durability })? {
             Outcome::Written(sequence) => Ok(sequence),
             Outcome::Refused(key, current) => Err(Conflict { key, current }),

@@ -27,9 +27,8 @@ mod windows;
 
 use std::ops::Range;
 
-#[allow(unused_imports, reason = "the store does not call it yet")]
-pub(crate) use windows::{Drops, Planned, plan};
-use windows::{Unfinished, cheapest, cost, unfinished};
+pub(crate) use windows::{Drops, Planned, plan, unfinished};
+use windows::{Unfinished, cheapest, cost};
 
 /// A file of a run.
 #[derive(Clone, Copy, Debug)]
@@ -93,10 +92,10 @@ pub(crate) enum Job {
         /// Why, for logs and tests.
         reason: Reason,
     },
-    /// Take this run's rows out of the hash index.
+    /// Take the rows of these runs out of the hash index.
     Cool {
-        /// By place.
-        run: usize,
+        /// By place: one, or those of a merge that is under way.
+        runs: Range<usize>,
     },
     /// All is well.
     Nothing,
@@ -159,15 +158,21 @@ const TAIL_SHARE: u64 = 12;
 const TAIL_BYTES_MIN: u64 = 8 << 20;
 const TAIL_BYTES_MAX: u64 = 1 << 30;
 
-/// How many bytes of the log a tail may cover before it is frozen. In proportion to what is live: so the log's part of
-/// the space is bounded, and large stores have fewer, larger runs to merge. (What a tail takes in memory is bounded
-/// besides, by the owner.)
-pub(crate) fn tail_bytes_max(live_bytes: u64) -> u64 {
-    (live_bytes / TAIL_SHARE).clamp(TAIL_BYTES_MIN, TAIL_BYTES_MAX)
+/// Its memory is at most this part of what the indexes may take: with it and those that wait to be flushed, a third.
+const TAIL_MEMORY_SHARE: u64 = 16;
+
+/// Whether a tail is to be frozen and flushed: of its bytes in the log, those of its memory, the live bytes of the store,
+/// and what its indexes may take in memory.
+///
+/// In proportion to what is live: so the log's part of the space is bounded, and large stores have fewer, larger runs to
+/// merge.
+pub(crate) fn tail_is_due(log_bytes: u64, memory_bytes: u64, live_bytes: u64, index_bytes_max: u64) -> bool {
+    let log_bytes_max = (live_bytes / TAIL_SHARE).clamp(TAIL_BYTES_MIN, TAIL_BYTES_MAX);
+    log_bytes >= log_bytes_max || memory_bytes >= index_bytes_max / TAIL_MEMORY_SHARE
 }
 
 impl FileState<'_> {
-    /// What a tombstone takes, by estimation: a row has at most its part of the file.
+    /// What tombstones take, by estimation: no more than their part of the rows.
     fn tombstone_bytes(&self) -> u64 {
         const TOMBSTONE_BYTES: u64 = 64;
         self.tombstones * TOMBSTONE_BYTES.min(self.bytes / self.rows.max(1))
@@ -238,8 +243,8 @@ pub(crate) fn next_job(state: &StoreState<'_>, tuning: &Tuning) -> Job {
     if state.frozen > 0 && overlap < tuning.runs_max {
         return Job::Flush;
     }
-    if let Some(run) = run_to_cool(state) {
-        return Job::Cool { run };
+    if let Some(runs) = runs_to_cool(state) {
+        return Job::Cool { runs };
     }
     if overlap >= tuning.runs_max
         && let Some(runs) = cheapest(&state.runs, tuning)
@@ -266,11 +271,11 @@ pub(crate) fn next_job(state: &StoreState<'_>, tuning: &Tuning) -> Job {
 }
 
 fn merge(state: &StoreState<'_>, runs: Range<usize>, reason: Reason) -> Job {
-    // Rows that are not in the hash index cannot come back into it: their keys may have newer entries, which nobody
-    // would compare. So what has a cold part is cold.
-    let cold = state.runs[runs.clone()].iter().any(|run| run.cold);
     // What a merge under way has moved already is before its inputs, and has no key in common with them.
     let begun = unfinished(&state.runs).find(|window| window.inputs == runs).and_then(|window| window.output);
+    // Rows that are not in the hash index cannot come back into it: their keys may have newer entries, which nobody
+    // would compare. So what has a cold part is cold.
+    let cold = state.runs[begun.unwrap_or(runs.start)..runs.end].iter().any(|run| run.cold);
     let drops = match (begun.unwrap_or(runs.start), state.requested) {
         (0, true) => Drops::All,
         (0, false) => Drops::Many,
@@ -279,12 +284,16 @@ fn merge(state: &StoreState<'_>, runs: Range<usize>, reason: Reason) -> Job {
     Job::Merge { runs, cold, drops, reason }
 }
 
-/// The oldest run that is in the hash index, when that has too many entries: the rest is newer, and probably hotter.
-fn run_to_cool(state: &StoreState<'_>) -> Option<usize> {
+/// The oldest run that is in the hash index, when that has too many entries: the rest is newer, and probably hotter. A
+/// merge that is under way becomes cold as a whole, for its result must be of one kind.
+fn runs_to_cool(state: &StoreState<'_>) -> Option<Range<usize>> {
     if state.hash_entries <= state.hash_entries_max {
         return None;
     }
-    state.runs.iter().position(|run| !run.cold && run.rows() > 0)
+    let run = state.runs.iter().position(|run| !run.cold && run.rows() > 0)?;
+    let whole = |merge: Unfinished| merge.output.unwrap_or(merge.inputs.start)..merge.inputs.end;
+    let under_way = unfinished(&state.runs).map(whole).find(|runs| runs.contains(&run));
+    Some(under_way.unwrap_or(run..run + 1))
 }
 
 /// Which runs to merge to be rid of garbage, when there is too much of it: always the newest ones from some run on, for

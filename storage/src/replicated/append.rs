@@ -271,6 +271,8 @@ impl ReplicatedStore {
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         self.poisoning(written)?;
         self.active.end += bytes;
+        self.tail_log_bytes += bytes;
+        self.contents.foreground().wrote(bytes);
         self.proven = self.proven.max(header.previous_durable);
         Ok(header)
     }
@@ -321,7 +323,7 @@ impl ReplicatedStore {
 
     /// Begins the next segment. Everything before it is made durable first: that is what a segment's beginning
     /// proves.
-    fn roll(&mut self, needed: u64) -> Result<()> {
+    pub(super) fn roll(&mut self, needed: u64) -> Result<()> {
         self.sync()?;
         let least = SEGMENT_START + needed;
         let unfinished = match self.segment_from(self.chain, self.allocation(least)) {
@@ -395,6 +397,7 @@ impl ReplicatedStore {
 
     /// Closes the log: see [`ReplicatedStore::close`].
     pub(crate) fn finish(&mut self) -> Result<()> {
+        self.compaction.0.stop();
         self.sync()?;
         self.prove_durable()?;
         let kept = self.active.end + CONTROL_HEADROOM_BYTES;

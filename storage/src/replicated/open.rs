@@ -7,9 +7,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::append::segment_capacity;
+use super::flush::RunningCompaction;
 use super::{LogRetention, ReplicatedStore};
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::clock::Expiry;
+use crate::compaction::Compaction;
+use crate::compaction::site::{Settings, Site};
 use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::durability::SyncGate;
@@ -44,7 +47,7 @@ impl ReplicatedStore {
     pub(crate) fn open_kind(path: &Path, options: Options, kind: Kind) -> Result<Self> {
         let memory = Memory::new(&options);
         let Options { segment_bytes, extent_bytes, disk, mark_idle_after, clock, log_retention, .. } =
-            options;
+            options.clone();
         let directory = Directory::prepare(path, disk)?;
         let lock = Lock::take(&directory)?;
         directory.remove_unfinished_segments()?;
@@ -84,7 +87,27 @@ impl ReplicatedStore {
         let (last, active_end) = (log.walk.chain.next.previous(), active.end);
         let entries = last.0 - catalogue.log_first.previous().0;
         let recovery = Recovery { created, entries, torn_bytes: log.torn_bytes };
-        Ok(ReplicatedStore {
+        let expiry = match kind {
+            Kind::Standalone => Expiry::Now(clock.clone()),
+            Kind::Replicated => Expiry::Never,
+        };
+        let (catalogue, gate) = (Arc::new(Mutex::new(catalogue)), SyncGate::default());
+        let compaction = Compaction::new(Site::new(
+            contents.clone(),
+            directory.clone(),
+            memory.clone(),
+            expiry.clone(),
+            Settings::new(options.compression, &memory).run_bytes(options.run_bytes),
+            catalogue.clone(),
+            gate.clone(),
+        ));
+        if options.background {
+            compaction.start().map_err(Error::io(&directory.path))?;
+        }
+        let mut store = ReplicatedStore {
+            compaction: RunningCompaction(Arc::new(compaction)),
+            flush_bytes: options.flush_bytes,
+            tail_log_bytes: 0,
             directory,
             segment_bytes,
             extent_bytes,
@@ -104,15 +127,12 @@ impl ReplicatedStore {
                 Kind::Replicated => LogRetention::Everything,
             }),
             released: Sequence(0),
-            catalogue: Arc::new(Mutex::new(catalogue)),
-            expiry: match kind {
-                Kind::Standalone => Expiry::Now(clock.clone()),
-                Kind::Replicated => Expiry::Never,
-            },
+            catalogue,
+            expiry,
             memory,
             recovery,
             poison: None,
-            gate: SyncGate::default(),
+            gate,
             clock,
             maintenance: Maintenance::new(mark_idle_after),
             reserved: 0,
@@ -120,7 +140,9 @@ impl ReplicatedStore {
             syncs_at_fill: 0,
             sync_asked: active_end,
             buffer: Vec::new(),
-        })
+        };
+        store.note_tail_log_bytes();
+        Ok(store)
     }
 }
 

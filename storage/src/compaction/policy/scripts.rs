@@ -67,7 +67,7 @@ impl Runner {
                 let cold = if cold { ", cold" } else { "" };
                 format!("merge {} ({reason:?}{cold})", merged.join("+"))
             }
-            Job::Cool { run } => format!("cool {}", sizes[run]),
+            Job::Cool { runs } => format!("cool {:?}", &sizes[runs]),
             job => format!("{job:?}").to_lowercase(),
         };
         let (garbage, overlap) = (self.state.garbage_bytes(), self.state.overlap());
@@ -85,9 +85,10 @@ impl Runner {
             Some(other) => return Err(format!("drops {other}?").into()),
         };
         let mut runs = self.state.runs[start.parse()?..end.parse()?].to_vec();
+        let cold = runs.iter().any(|run| run.cold);
         let mut answer = String::new();
         loop {
-            let from: &[u8] = match plan(&runs, drops, &TUNING) {
+            let from: &[u8] = match plan(&runs, cold, drops, &TUNING) {
                 Planned::Done => return Ok(answer),
                 Planned::Keep { run, file } => {
                     let file = runs[run].files.remove(file);

@@ -161,7 +161,7 @@ impl Simulation {
         let state = self.state(idle, requested);
         let (job, overlap) = (next_job(&state, &TUNING), state.overlap());
         let planned = match &job {
-            Job::Merge { runs, drops, .. } => plan(&state.runs[runs.clone()], *drops, &TUNING),
+            Job::Merge { runs, cold, drops, .. } => plan(&state.runs[runs.clone()], *cold, *drops, &TUNING),
             _ => Planned::Done,
         };
         self.figures.overlap_max = self.figures.overlap_max.max(overlap);

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{FileState, RunState, Tuning};
+use crate::row::KEY_BYTES_MAX;
 
 /// A merge that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,8 @@ fn output_of(runs: &[RunState<'_>], inputs: Range<usize>) -> Option<usize> {
     let (before, from) = (inputs.start.checked_sub(1)?, runs[inputs.start].from?);
     let run = &runs[before];
     let below = run.files.last().is_none_or(|file| file.last < from);
-    (below && run.from.is_none() && run.cold == cold).then_some(before)
+    // A cold result may have hot inputs left: its cold ones had fewer keys.
+    (below && run.from.is_none() && (run.cold || !cold)).then_some(before)
 }
 
 /// What the next slice of a merge does.
@@ -59,9 +61,8 @@ pub(crate) enum Drops {
     All,
 }
 
-/// Plans the next slice of a merge of neighbouring runs into one.
-pub(crate) fn plan(runs: &[RunState<'_>], drops: Drops, tuning: &Tuning) -> Planned {
-    let cold = runs.iter().any(|run| run.cold);
+/// Plans the next slice of a merge of neighbouring runs into one, which is cold or not.
+pub(crate) fn plan(runs: &[RunState<'_>], cold: bool, drops: Drops, tuning: &Tuning) -> Planned {
     // The files that have keys left to move, by their first such key.
     let mut left: Vec<(&[u8], usize, usize)> = Vec::new();
     for (place, run) in runs.iter().enumerate() {
@@ -96,7 +97,8 @@ fn stays(file: &FileState<'_>, drops: Drops, tuning: &Tuning) -> bool {
         Drops::Many => file.droppable_bytes() * 8 <= file.bytes,
         Drops::All => file.droppable_bytes() == 0,
     };
-    clean && file.bytes >= tuning.kept_file_bytes_min
+    // The slice behind it begins at its last key and a byte: so long a key there must be.
+    clean && file.bytes >= tuning.kept_file_bytes_min && file.last.len() < KEY_BYTES_MAX
 }
 
 /// How many bytes merging neighbouring runs reads and rewrites: all but those of files that stay as they are.

@@ -1,0 +1,302 @@
+//! The one who works: it looks at how the store stands, asks the policy, and does one step after the other.
+//!
+//! A step is a flush, a slice of a merge, or a run that becomes cold. Each ends with a consistent store on the disk and
+//! for readers, so there is nothing to undo: what ends in the middle of a step leaves a file that nobody knows.
+//!
+//! A flush does not wait for a slice: where a slice would pause, the tails that are waiting are flushed first. The
+//! slice does not mind: a flush only adds a run behind all others.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use super::merge::Rules;
+use super::output::{Meter, Output};
+use super::pace::Pace;
+use super::policy::{Job, Planned, StoreState, next_job, plan};
+use super::site::{Edit, LiveRun, Site, Written, describe};
+use super::slice::{Slice, after_slice};
+use crate::error::{Error, Result};
+use crate::file_table::{Source, is_tombstone};
+use crate::position::Sequence;
+use crate::row_buffer::with_buffer;
+use crate::view::{FrozenTail, RunFile, SortedRun};
+
+/// See the module. There is one, behind a lock: whoever has it is the one.
+pub(crate) struct Worker {
+    runs: Vec<LiveRun>,
+    /// Everything up to here is in the runs.
+    flushed: Sequence,
+    pace: Pace,
+    begun: Instant,
+    /// Since then everything has to become one run without garbage.
+    request: Option<Request>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    /// What has expired when it was made has to go.
+    now_ms: Option<u64>,
+}
+
+impl Worker {
+    /// `runs`: those of the store's view, in their order.
+    pub(crate) fn new(runs: Vec<LiveRun>, flushed: Sequence) -> Worker {
+        let pace = Pace::new(std::time::Duration::ZERO);
+        Worker { runs, flushed, pace, begun: Instant::now(), request: None }
+    }
+
+    /// Does the next step. False: there is nothing to do.
+    pub(crate) fn step(&mut self, site: &Site) -> Result<bool> {
+        self.pace.look(self.begun.elapsed(), site.contents.foreground());
+        let files = site.contents.files().load_full();
+        let now_ms = self.request.map_or_else(|| site.now_ms(), |request| request.now_ms);
+        let state = self.state(site, describe(&self.runs, &files, now_ms));
+        match next_job(&state, &site.settings.tuning) {
+            Job::Nothing => return Ok(false),
+            Job::Flush => {
+                drop(state);
+                self.flush(site)?;
+            }
+            Job::Cool { runs } => {
+                drop(state);
+                self.cool(site, runs)?;
+            }
+            Job::Merge { runs, cold, drops, .. } => {
+                let planned = plan(&state.runs[runs.clone()], cold, drops, &site.settings.tuning);
+                let slice = Slice::new(&state, runs, cold, drops);
+                drop(state);
+                self.merge(site, &slice, planned)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes one run of everything that is flushed or frozen.
+    pub(crate) fn compact(&mut self, site: &Site) -> Result<()> {
+        self.request = Some(Request { now_ms: site.now_ms() });
+        let mut outcome = Ok(true);
+        while let Ok(true) = outcome {
+            outcome = if site.brake.is_stopped() { Err(Error::Closed) } else { self.step(site) };
+        }
+        self.request = None;
+        outcome.map(|_| ())
+    }
+
+    /// Whether somebody reads or writes, as far as is known.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.pace.is_busy()
+    }
+
+    fn state<'r>(&self, site: &Site, runs: Vec<super::policy::RunState<'r>>) -> StoreState<'r> {
+        StoreState {
+            runs,
+            frozen: site.contents.view().frozen.len(),
+            hash_entries: site.contents.hash_keys(),
+            hash_entries_max: site.settings.hash_entries_max,
+            idle: !self.pace.is_busy(),
+            requested: self.request.is_some(),
+        }
+    }
+
+    /// Accounts for bytes that were moved: waits as long as the pace says, and sees to it that no tail waits meanwhile.
+    fn pause(&mut self, site: &Site, bytes: u64, in_flush: bool) -> Result<()> {
+        while !in_flush && site.flow.frozen() > 0 && self.runs.len() < site.settings.tuning.runs_max {
+            self.flush(site)?;
+        }
+        // Who asked for everything waits for it.
+        let debt = if self.request.is_some() { u64::MAX } else { site.flow.frozen() };
+        let wait = self.pace.spend(bytes, self.begun.elapsed(), site.contents.foreground(), debt);
+        if site.brake.wait(wait) { Ok(()) } else { Err(Error::Closed) }
+    }
+
+    /// Writes the oldest frozen tail to a run.
+    fn flush(&mut self, site: &Site) -> Result<()> {
+        let view = site.contents.view();
+        let Some(tail) = view.frozen.first() else { return Ok(()) };
+        // What FILES says to be flushed must not be lost from the log, or that would seem to have been cut.
+        if let Source::Segment(segment) = &tail.segment.source {
+            site.gate.sync(segment)?;
+        }
+        // Without an older part there is nothing that a tombstone could hide.
+        let oldest = self.runs.is_empty();
+        let file_bytes = site.settings.file_bytes_max;
+        let (mut output, mut written, mut meter) = (Output::new(site), Vec::new(), Meter::default());
+        let mut gone = Vec::new();
+        let outcome = each_newest(site, tail, |row, place| {
+            if oldest && !row.row.is_put() {
+                gone.extend(row.row.key().map(|key| (Box::from(key), place)));
+                return Ok(());
+            }
+            output.push(row, Some(place))?;
+            if output.row_bytes() >= file_bytes {
+                written.extend(output.finish()?);
+            }
+            meter.add(row.bytes.len()).map_or(Ok(()), |bytes| self.pause(site, bytes, true))
+        });
+        let outcome = outcome.and_then(|()| {
+            written.extend(output.finish()?);
+            Ok(())
+        });
+        let files = site.take_in_all(&written, outcome)?;
+        let mut runs = self.runs.clone();
+        if !files.is_empty() {
+            let sorted = SortedRun { files: files.clone(), from: None, cold: false };
+            runs.push(LiveRun { sorted, first: self.flushed.next(), last: tail.last });
+        }
+        self.publish(site, Edit { runs, flushed: Some(tail) }, &files)?;
+        self.flushed = tail.last;
+        for (file, written) in files.iter().zip(&written) {
+            site.move_rows(file, &written.moved_from, false)?;
+            site.count(|figures| &figures.flushed_bytes, file.run.summary().file_bytes);
+        }
+        site.forget_rows(&gone);
+        site.contents.set_settled(tail.last);
+        site.count(|figures| &figures.flushes, 1);
+        Ok(())
+    }
+
+    /// Does a slice of a merge.
+    fn merge(&mut self, site: &Site, slice: &Slice, planned: Planned) -> Result<()> {
+        match planned {
+            Planned::Done => self.replace(site, slice, Vec::new(), None).map(|_| ()),
+            Planned::Keep { run, file } => {
+                let kept = self.runs[slice.inputs.start + run].sorted.files[file].clone();
+                // Nobody else has this key, so that the next slice begins behind it.
+                let mut next = kept.run.summary().last_key().to_vec();
+                next.push(0);
+                self.replace(site, slice, vec![kept], Some(next))?;
+                site.count(|figures| &figures.kept_files, 1);
+                Ok(())
+            }
+            Planned::Rewrite { before } => self.rewrite(site, slice, before),
+        }
+    }
+
+    fn rewrite(&mut self, site: &Site, slice: &Slice, before: Option<Vec<u8>>) -> Result<()> {
+        let inputs: Vec<SortedRun> =
+            self.runs[slice.inputs.clone()].iter().map(|run| run.sorted.clone()).collect();
+        let bytes = inputs.iter().flat_map(|run| &run.files).map(|file| file.run.summary().file_bytes).sum();
+        let now_ms = self.request.map_or_else(|| site.now_ms(), |request| request.now_ms);
+        let rules = Rules { oldest: slice.drops_tombstones(), now_ms };
+        let file_bytes = site.file_bytes(bytes);
+        let done =
+            slice.write(site, &inputs, rules, file_bytes, before, |bytes| self.pause(site, bytes, false))?;
+        let written: Vec<Written> = done.written.into_iter().collect();
+        let files = site.take_in_all(&written, Ok(()))?;
+        let dropped = self.replace(site, slice, files.clone(), done.next)?;
+        for (file, written) in files.iter().zip(&written) {
+            site.move_rows(file, &written.moved_from, slice.cold)?;
+            site.count(|figures| &figures.merged_bytes, file.run.summary().file_bytes);
+        }
+        site.forget_rows(&done.gone);
+        dropped.iter().for_each(|file| site.let_go(file));
+        site.count(|figures| &figures.slices, 1);
+        Ok(())
+    }
+
+    /// Puts the result of a slice in the place of what it was made of. Returns the files that nothing needs any more.
+    fn replace(
+        &mut self,
+        site: &Site,
+        slice: &Slice,
+        files: Vec<RunFile>,
+        next: Option<Vec<u8>>,
+    ) -> Result<Vec<RunFile>> {
+        let (runs, dropped) = after_slice(&self.runs, slice, &files, next.as_deref());
+        let is_kept = |file: &RunFile| self.runs.iter().any(|run| run.sorted.has(file));
+        let new: Vec<RunFile> = files.into_iter().filter(|file| !is_kept(file)).collect();
+        self.publish(site, Edit { runs, flushed: None }, &new)?;
+        Ok(dropped)
+    }
+
+    /// Takes the rows of runs out of the hash index.
+    fn cool(&mut self, site: &Site, which: Range<usize>) -> Result<()> {
+        let mut runs = self.runs.clone();
+        runs[which.clone()].iter_mut().for_each(|run| run.sorted.cold = true);
+        self.publish(site, Edit { runs, flushed: None }, &[])?;
+        for file in self.runs[which.clone()].iter().flat_map(|run| &run.sorted.files) {
+            site.cool(file)?;
+        }
+        site.count(|figures| &figures.cooled_runs, which.len() as u64);
+        Ok(())
+    }
+
+    /// Publishes an edit. `new`: files that go again if it certainly did not come about.
+    fn publish(&mut self, site: &Site, edit: Edit<'_>, new: &[RunFile]) -> Result<()> {
+        if let Err(error) = site.publish(&edit) {
+            if matches!(error, Error::DiskFull { .. }) {
+                new.iter().for_each(|file| site.let_go(file));
+            }
+            return Err(error);
+        }
+        self.runs = edit.runs;
+        Ok(())
+    }
+}
+
+impl Site {
+    /// Takes files in that were written one after the other; if something went wrong with a later one, none.
+    fn take_in_all(&self, written: &[Written], outcome: Result<()>) -> Result<Vec<RunFile>> {
+        let mut files = Vec::new();
+        let mut outcome = outcome;
+        for written in written {
+            match outcome.and_then(|()| self.take_in(&written.run)) {
+                Ok(file) => {
+                    files.push(file);
+                    outcome = Ok(());
+                }
+                Err(error) => {
+                    self.remove(&written.run);
+                    outcome = Err(error);
+                }
+            }
+        }
+        if outcome.is_err() {
+            files.iter().for_each(|file| self.let_go(file));
+        }
+        outcome.map(|()| files)
+    }
+}
+
+/// Gives each key of a tail with its newest row and the place of that, in order.
+fn each_newest(
+    site: &Site,
+    tail: &FrozenTail,
+    mut found: impl FnMut(&crate::row::StoredRow<'_>, paddock_index::PackedLocator) -> Result<()>,
+) -> Result<()> {
+    let files = site.contents.files().load_full();
+    let mut cursor = tail.layers.cursor();
+    cursor.seek(std::ops::Bound::Unbounded);
+    let mut last: Option<Vec<u8>> = None;
+    while let Some(entry) = cursor.entry() {
+        // A key's newest entry comes first; the others have been overwritten.
+        if last.as_deref() == Some(entry.key) {
+            cursor.next();
+            continue;
+        }
+        let place = entry.locator;
+        let Some(file) = files.of(place) else {
+            return Err(Error::Poisoned { reason: "a row's file is gone before it was flushed".to_string() });
+        };
+        with_buffer(|buffer| {
+            let row = file.row_at(place, buffer)?;
+            let is_it = row.row.key() == Some(entry.key)
+                && row.sequence.0 == entry.sequence
+                && row.row.is_put() != is_tombstone(place);
+            if !is_it {
+                let offset = u64::from(place.offset());
+                return Err(Error::corrupt(
+                    file.path(),
+                    offset,
+                    "the row is not the one that was written here",
+                ));
+            }
+            found(&row, place)
+        })?;
+        let key = last.get_or_insert_default();
+        key.clear();
+        key.extend_from_slice(entry.key);
+        cursor.next();
+    }
+    Ok(())
+}
