@@ -41,6 +41,8 @@ pub(crate) struct Contents {
     generation: AtomicU64,
     /// Whether every key but those of cold runs is in the hash index.
     complete: AtomicBool,
+    /// See [`Contents::set_index_ahead`].
+    index_ahead: AtomicU64,
     /// Whether some run is cold.
     has_cold: AtomicBool,
     applied: AtomicU64,
@@ -133,6 +135,7 @@ impl Contents {
             }),
             generation: AtomicU64::new(0),
             complete: AtomicBool::new(true),
+            index_ahead: AtomicU64::new(0),
             has_cold: AtomicBool::new(false),
             applied: AtomicU64::new(0),
             settled: AtomicU64::new(0),
@@ -303,10 +306,12 @@ impl Contents {
     /// [`Contents::set_applied`] on.
     pub(crate) fn apply(&self, handle: Handle, offset: u64, first: Sequence, frames: &Frames<'_>) {
         let cold = self.has_cold.load(Acquire).then(|| self.view());
+        let keep_deletes = !self.complete.load(Acquire) || first.0 <= self.index_ahead.load(Acquire);
         let mut places = Vec::new();
         let mut pointing = Pointing {
             contents: self,
             cold: cold.as_deref(),
+            keep_deletes,
             hash: self.hash.lock(),
             files: self.files.load(),
         };
@@ -427,6 +432,12 @@ impl Contents {
         }
     }
 
+    /// The index was loaded from a checkpoint that knew entries up to here, though not where they are now: it lacks the keys
+    /// that were written last by one of them, also those that have older rows in runs.
+    pub(crate) fn set_index_ahead(&self, through: Sequence) {
+        self.index_ahead.store(through.0, Release);
+    }
+
     /// Keeps count when a key's newest row changes.
     fn count(&self, files: &FileTable, replaced: Option<PackedLocator>, place: PackedLocator, length: u64) {
         if let Some(replaced) = replaced {
@@ -464,6 +475,8 @@ pub(crate) fn take_put<T>(found: &FoundRow, take: impl FnOnce(&StoredRow<'_>) ->
 struct Pointing<'a> {
     contents: &'a Contents,
     cold: Option<&'a View>,
+    /// Whether a key may have a row though the index does not know it.
+    keep_deletes: bool,
     hash: MutexGuard<'a, HashIndex>,
     files: Guard<Arc<FileTable>>,
 }
@@ -474,12 +487,12 @@ impl Pointing<'_> {
     /// Where some run is cold, whether a key that the index does not know is new is answered by the runs' filters: the
     /// count of records is then right but for their errors, about one in a hundred.
     fn point(&mut self, key: &[u8], place: PackedLocator, length: u64) -> bool {
-        let Pointing { contents, cold, hash, files } = self;
+        let Pointing { contents, cold, keep_deletes, hash, files } = self;
         let mut is_key = |found| {
             let known = with_buffer(|buffer| row_of(files, found, key, buffer));
             Ok::<_, Infallible>(!matches!(known, Known::AnotherKey))
         };
-        if is_tombstone(place) && cold.is_none() && contents.complete.load(Acquire) {
+        if is_tombstone(place) && cold.is_none() && !*keep_deletes {
             let Ok(Some(found)) = hash.get(key, &mut is_key) else { return false };
             hash.replace_if(key, found, place);
             contents.count(files, Some(found), place, length);
