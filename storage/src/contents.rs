@@ -41,11 +41,11 @@ pub(crate) struct Contents {
     generation: AtomicU64,
     /// Whether every key but those of cold runs is in the hash index.
     complete: AtomicBool,
+    /// See [`Contents::set_index_ahead`].
+    index_ahead: AtomicU64,
     /// Whether some run is cold.
     has_cold: AtomicBool,
     applied: AtomicU64,
-    /// The checkpoint that the index was loaded from knew everything up to here.
-    known_through: AtomicU64,
     settled: AtomicU64,
     records: AtomicU64,
     live_bytes: AtomicU64,
@@ -135,9 +135,9 @@ impl Contents {
             }),
             generation: AtomicU64::new(0),
             complete: AtomicBool::new(true),
+            index_ahead: AtomicU64::new(0),
             has_cold: AtomicBool::new(false),
             applied: AtomicU64::new(0),
-            known_through: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             records: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
@@ -199,11 +199,6 @@ impl Contents {
     /// The runs that the newest checkpoint of the index covers.
     pub(crate) fn checkpointed(&self) -> MutexGuard<'_, HashSet<u32>> {
         self.checkpointed.lock()
-    }
-
-    /// For opening: the index is that of a checkpoint which was finished when this had been applied.
-    pub(crate) fn set_known_through(&self, applied: Sequence) {
-        self.known_through.store(applied.0, Release);
     }
 
     pub(crate) fn set_checkpointed(&self, runs: HashSet<u32>) {
@@ -313,18 +308,18 @@ impl Contents {
         let hash = self.hash.lock();
         // Under the lock: a run is said to be cold before the index forgets its keys.
         let cold = self.has_cold.load(Acquire).then(|| self.view());
-        let known_through = self.known_through.load(Acquire);
+        let keep_deletes = !self.complete.load(Acquire) || first.0 <= self.index_ahead.load(Acquire);
         let mut places = Vec::new();
-        let mut pointing = Pointing { contents: self, cold: cold.as_deref(), hash, files: self.files.load() };
-        for (sequence, frame) in (first.0..).zip(frames.clone()) {
+        let mut pointing =
+            Pointing { contents: self, cold: cold.as_deref(), keep_deletes, hash, files: self.files.load() };
+        for frame in frames.clone() {
             let Some(key) = frame.stored.row.key() else {
                 places.push(None);
                 continue;
             };
             let length = frame.stored.bytes.len();
             let place = handle.place(!frame.stored.row.is_put(), offset + frame.offset as u64, length);
-            let is_new = sequence > known_through;
-            places.push(place.filter(|place| pointing.point(key, *place, length as u64, is_new)));
+            places.push(place.filter(|place| pointing.point(key, *place, length as u64)));
         }
         drop(pointing);
         let mut parts = self.parts.lock();
@@ -436,6 +431,12 @@ impl Contents {
         }
     }
 
+    /// The index was loaded from a checkpoint that knew entries up to here, though not where they are now: it lacks the keys
+    /// that were written last by one of them, also those that have older rows in runs.
+    pub(crate) fn set_index_ahead(&self, through: Sequence) {
+        self.index_ahead.store(through.0, Release);
+    }
+
     /// Keeps count when a key's newest row changes.
     fn count(
         &self,
@@ -477,19 +478,19 @@ pub(crate) fn take_put<T>(found: &FoundRow, take: impl FnOnce(&StoredRow<'_>) ->
 struct Pointing<'a> {
     contents: &'a Contents,
     cold: Option<&'a View>,
+    /// Whether a key may have a row though the index does not know it.
+    keep_deletes: bool,
     hash: MutexGuard<'a, HashIndex>,
     files: Guard<Arc<FileTable>>,
 }
 
 impl Pointing<'_> {
-    /// Points a key at its newest row. False: a delete of a key that has no row anywhere, which leaves no trace. (Of what is
-    /// not new it always leaves one: the index may have come from a checkpoint that knew the key by this very delete, and
-    /// lost it with that, though a run has a row of it.)
+    /// Points a key at its newest row. False: a delete of a key that has no row anywhere, which leaves no trace.
     ///
     /// Where some run is cold, whether a key that the index does not know is new is answered by the runs' filters: the
     /// count of records is then right but for their errors, about one in a hundred.
-    fn point(&mut self, key: &[u8], place: PackedLocator, length: u64, is_new: bool) -> bool {
-        let Pointing { contents, cold, hash, files } = self;
+    fn point(&mut self, key: &[u8], place: PackedLocator, length: u64) -> bool {
+        let Pointing { contents, cold, keep_deletes, hash, files } = self;
         let mut known_bytes = 0;
         let mut is_key = |found| {
             let known = with_buffer(|buffer| row_of(files, found, key, buffer));
@@ -501,7 +502,7 @@ impl Pointing<'_> {
                 Known::AnotherKey => false,
             })
         };
-        if is_tombstone(place) && is_new && cold.is_none() && contents.complete.load(Acquire) {
+        if is_tombstone(place) && cold.is_none() && !*keep_deletes {
             let Ok(Some(found)) = hash.get(key, &mut is_key) else { return false };
             hash.replace_if(key, found, place);
             contents.count(files, Some((found, known_bytes)), place, length);
