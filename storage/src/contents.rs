@@ -44,6 +44,8 @@ pub(crate) struct Contents {
     /// Whether some run is cold.
     has_cold: AtomicBool,
     applied: AtomicU64,
+    /// The checkpoint that the index was loaded from knew everything up to here.
+    known_through: AtomicU64,
     settled: AtomicU64,
     records: AtomicU64,
     live_bytes: AtomicU64,
@@ -135,6 +137,7 @@ impl Contents {
             complete: AtomicBool::new(true),
             has_cold: AtomicBool::new(false),
             applied: AtomicU64::new(0),
+            known_through: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             records: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
@@ -196,6 +199,11 @@ impl Contents {
     /// The runs that the newest checkpoint of the index covers.
     pub(crate) fn checkpointed(&self) -> MutexGuard<'_, HashSet<u32>> {
         self.checkpointed.lock()
+    }
+
+    /// For opening: the index is that of a checkpoint which was finished when this had been applied.
+    pub(crate) fn set_known_through(&self, applied: Sequence) {
+        self.known_through.store(applied.0, Release);
     }
 
     pub(crate) fn set_checkpointed(&self, runs: HashSet<u32>) {
@@ -302,22 +310,21 @@ impl Contents {
     /// Takes rows in that lie in a file from `offset` on, the first of them with sequence `first`. They are seen from
     /// [`Contents::set_applied`] on.
     pub(crate) fn apply(&self, handle: Handle, offset: u64, first: Sequence, frames: &Frames<'_>) {
+        let hash = self.hash.lock();
+        // Under the lock: a run is said to be cold before the index forgets its keys.
         let cold = self.has_cold.load(Acquire).then(|| self.view());
+        let known_through = self.known_through.load(Acquire);
         let mut places = Vec::new();
-        let mut pointing = Pointing {
-            contents: self,
-            cold: cold.as_deref(),
-            hash: self.hash.lock(),
-            files: self.files.load(),
-        };
-        for frame in frames.clone() {
+        let mut pointing = Pointing { contents: self, cold: cold.as_deref(), hash, files: self.files.load() };
+        for (sequence, frame) in (first.0..).zip(frames.clone()) {
             let Some(key) = frame.stored.row.key() else {
                 places.push(None);
                 continue;
             };
             let length = frame.stored.bytes.len();
             let place = handle.place(!frame.stored.row.is_put(), offset + frame.offset as u64, length);
-            places.push(place.filter(|place| pointing.point(key, *place, length as u64)));
+            let is_new = sequence > known_through;
+            places.push(place.filter(|place| pointing.point(key, *place, length as u64, is_new)));
         }
         drop(pointing);
         let mut parts = self.parts.lock();
@@ -469,17 +476,19 @@ struct Pointing<'a> {
 }
 
 impl Pointing<'_> {
-    /// Points a key at its newest row. False: a delete of a key that has no row anywhere, which leaves no trace.
+    /// Points a key at its newest row. False: a delete of a key that has no row anywhere, which leaves no trace. (Of what is
+    /// not new it always leaves one: the index may have come from a checkpoint that knew the key by this very delete, and
+    /// lost it with that, though a run has a row of it.)
     ///
     /// Where some run is cold, whether a key that the index does not know is new is answered by the runs' filters: the
     /// count of records is then right but for their errors, about one in a hundred.
-    fn point(&mut self, key: &[u8], place: PackedLocator, length: u64) -> bool {
+    fn point(&mut self, key: &[u8], place: PackedLocator, length: u64, is_new: bool) -> bool {
         let Pointing { contents, cold, hash, files } = self;
         let mut is_key = |found| {
             let known = with_buffer(|buffer| row_of(files, found, key, buffer));
             Ok::<_, Infallible>(!matches!(known, Known::AnotherKey))
         };
-        if is_tombstone(place) && cold.is_none() && contents.complete.load(Acquire) {
+        if is_tombstone(place) && is_new && cold.is_none() && contents.complete.load(Acquire) {
             let Ok(Some(found)) = hash.get(key, &mut is_key) else { return false };
             hash.replace_if(key, found, place);
             contents.count(files, Some(found), place, length);
