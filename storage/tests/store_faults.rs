@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use paddock_storage::disk::{Fault, FaultyDisk, Unsynced};
-use paddock_storage::{Error, Expected, Result, Store, WriteBatch};
+use paddock_storage::{Error, Expected, Readable, Result, Store, WriteBatch};
 use support::{Map, contents};
 
 const FILE_BYTES: u64 = 4 << 10;
@@ -107,6 +107,14 @@ fn run(states: &[Map], fault: Fault, ending: Option<Unsynced>) -> bool {
     for opening in ["opened", "opened after the next power cut"] {
         let store = open(&disk).unwrap_or_else(|error| panic!("{case}, {opening}: {error}"));
         let map = contents(&store);
+        for key in (0..5).map(|number| format!("key {number}")).chain(["other".to_owned()]) {
+            let value = store.get(key.as_bytes()).unwrap();
+            assert_eq!(
+                value.as_deref(),
+                map.get(key.as_bytes()).map(Vec::as_slice),
+                "{case}, {opening}: {key}"
+            );
+        }
         let fits = (acknowledged..=WRITES.min(acknowledged + 1)).any(|count| states[count] == map);
         assert!(fits, "{case}, {opening}: not what {acknowledged} writes come to, nor one more");
         // What was served once stays.
