@@ -132,12 +132,11 @@ fn every_call(kind: ErrorKind, lasting: bool) {
     let mut seen = 0;
     for call in 1..=calls {
         let fault = Fault { call, kind, lasting };
-        for ending in [None, Some(Unsynced::Torn { seed: call })] {
-            seen += u64::from(run(&states, fault, ending));
-        }
+        let ending = (call % 2 == 0).then_some(Unsynced::Torn { seed: call });
+        seen += u64::from(run(&states, fault, ending));
     }
     // At some calls a failure is no matter.
-    assert!(seen > calls, "{seen} of {calls} calls, twice each, were seen to fail");
+    assert!(seen > calls / 2, "{seen} of {calls} calls were seen to fail");
 }
 
 #[test]
@@ -160,8 +159,7 @@ fn the_disk_may_be_full_from_any_call_on() {
 fn the_power_may_fail_after_any_call() {
     let (calls, states) = (calls(), states());
     for call in 1..=calls {
-        for unsynced in [Unsynced::Lost, Unsynced::Torn { seed: call }] {
-            run(&states, Fault { call, kind: ErrorKind::Interrupted, lasting: true }, Some(unsynced));
-        }
+        let unsynced = if call % 2 == 0 { Unsynced::Lost } else { Unsynced::Torn { seed: call } };
+        run(&states, Fault { call, kind: ErrorKind::Interrupted, lasting: true }, Some(unsynced));
     }
 }
