@@ -28,8 +28,12 @@ pub(crate) fn load(
     for run in &catalogue.runs {
         runs.push(open_run(directory, catalogue, memory, &files, run)?);
     }
-    let hot = || runs.iter().filter(|run| !run.cold).flat_map(|run| &run.files);
-    let handles: HashMap<u32, Handle> = hot().map(|file| (file.run.number(), file.handle)).collect();
+    let handles: HashMap<u32, Handle> = runs
+        .iter()
+        .filter(|run| !run.cold)
+        .flat_map(|run| run.files.iter().filter(|file| counts_wholly(run, file)))
+        .map(|file| (file.run.number(), file.handle))
+        .collect();
     let mut loaded: HashMap<Handle, Loaded> = HashMap::new();
     let hash = match checkpoint {
         Some(checkpoint) => {
@@ -43,8 +47,10 @@ pub(crate) fn load(
     }
     // From the oldest to the newest, though a checkpoint may know a newer row than a run that it does not cover.
     for run in runs.iter().filter(|run| !run.cold) {
-        let is_known =
-            |file: &&RunFile| checkpoint.is_some_and(|checkpoint| checkpoint.covers(file.run.number()));
+        let is_known = |file: &&RunFile| {
+            counts_wholly(run, file)
+                && checkpoint.is_some_and(|checkpoint| checkpoint.covers(file.run.number()))
+        };
         for file in run.files.iter().filter(|file| !is_known(file)) {
             load_file(&contents, run, file)?;
         }
@@ -56,6 +62,12 @@ pub(crate) fn load(
     contents.count_cold(&runs);
     contents.publish(|_| View { frozen: Vec::new(), runs });
     Ok(contents)
+}
+
+/// Whether a merge has moved none of a file's keys on. Of the others a checkpoint may say what was true before: that they are
+/// here. Some are where the merge has put them, which need not be in the index; and some it has dropped.
+fn counts_wholly(run: &SortedRun, file: &RunFile) -> bool {
+    run.from.as_ref().is_none_or(|from| file.run.summary().first_key() >= &**from)
 }
 
 fn open_run(
