@@ -223,7 +223,7 @@ impl Site {
             View { frozen: view.frozen[flushed..].to_vec(), runs }
         });
         if edit.flushed.is_some() {
-            self.flow.flushed();
+            self.flow.flushed(|| self.contents.view().frozen.len());
         }
         Ok(())
     }
@@ -260,16 +260,6 @@ impl Site {
         })?;
         batch.finish();
         Ok(())
-    }
-
-    /// Step 4, for rows that are nowhere any more.
-    pub(crate) fn forget_rows(&self, gone: &[(Box<[u8]>, PackedLocator)]) {
-        self.contents.move_rows(gone.iter().map(|(key, from)| Moved {
-            key,
-            from: *from,
-            to: None,
-            length: 0,
-        }));
     }
 
     /// Notes where rows are now, for the next opening, if much has changed.
