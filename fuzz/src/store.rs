@@ -81,6 +81,7 @@ fn paths_of(kind: &str) -> Vec<PathBuf> {
 
 fn open(disk: &FaultyDisk) -> Result<Store> {
     let builder = Store::builder(DIRECTORY).segment_bytes(FILE_BYTES).extent_bytes(FILE_BYTES);
+    let builder = builder.flush_bytes(2 * FILE_BYTES).run_bytes(FILE_BYTES).background_compaction(false);
     builder.disk(Arc::new(disk.clone())).open()
 }
 
@@ -93,6 +94,9 @@ fn base() -> &'static Base {
         for number in 0..WRITES {
             let key = format!("key {:02}", number % 17).into_bytes();
             let value = vec![number as u8; (number * 53 % 500) as usize];
+            if number == WRITES / 2 {
+                store.compact().unwrap();
+            }
             let version = match number % 7 {
                 3 => {
                     store.remove(&key).unwrap();
@@ -184,7 +188,10 @@ fn look(disk: &FaultyDisk, repaired: bool) -> Option<Vec<Written>> {
             Err(other) => panic!("{other:?}"),
         };
         let again = store.get_record(&record.key);
-        assert!(again.is_err() || again.is_ok_and(|again| again.as_ref() == Some(&record)));
+        assert!(
+            again.is_err() || again.as_ref().is_ok_and(|again| again.as_ref() == Some(&record)),
+            "{again:?}, in the range {record:?}"
+        );
         let record = (record.key.to_vec(), record.value.to_vec(), record.version.0);
         // Whoever makes checksums right may write what he likes.
         assert!(repaired || base().written.contains(&record), "{record:?} was never written");

@@ -41,6 +41,8 @@ pub(crate) struct Contents {
     generation: AtomicU64,
     /// Whether every key but those of cold runs is in the hash index.
     complete: AtomicBool,
+    /// See [`Contents::set_index_ahead`].
+    index_ahead: AtomicU64,
     /// Whether some run is cold.
     has_cold: AtomicBool,
     applied: AtomicU64,
@@ -133,6 +135,7 @@ impl Contents {
             }),
             generation: AtomicU64::new(0),
             complete: AtomicBool::new(true),
+            index_ahead: AtomicU64::new(0),
             has_cold: AtomicBool::new(false),
             applied: AtomicU64::new(0),
             settled: AtomicU64::new(0),
@@ -302,14 +305,13 @@ impl Contents {
     /// Takes rows in that lie in a file from `offset` on, the first of them with sequence `first`. They are seen from
     /// [`Contents::set_applied`] on.
     pub(crate) fn apply(&self, handle: Handle, offset: u64, first: Sequence, frames: &Frames<'_>) {
+        let hash = self.hash.lock();
+        // Under the lock: a run is said to be cold before the index forgets its keys.
         let cold = self.has_cold.load(Acquire).then(|| self.view());
+        let keep_deletes = !self.complete.load(Acquire) || first.0 <= self.index_ahead.load(Acquire);
         let mut places = Vec::new();
-        let mut pointing = Pointing {
-            contents: self,
-            cold: cold.as_deref(),
-            hash: self.hash.lock(),
-            files: self.files.load(),
-        };
+        let mut pointing =
+            Pointing { contents: self, cold: cold.as_deref(), keep_deletes, hash, files: self.files.load() };
         for frame in frames.clone() {
             let Some(key) = frame.stored.row.key() else {
                 places.push(None);
@@ -408,13 +410,12 @@ impl Contents {
     pub(crate) fn load_row(&self, key: &[u8], sequence: Sequence, place: PackedLocator, length: u64) {
         let mut hash = self.hash.lock();
         let files = self.files.load();
-        let mut newer = None;
+        let (mut newer, mut known_bytes) = (None, 0);
         let inserted = hash.insert(key, place, |found| {
             let known = with_buffer(|buffer| row_of(&files, found, key, buffer));
-            if let Known::Row(known) = known
-                && known > sequence
-            {
-                newer = Some(found);
+            if let Known::Row(known, bytes) = known {
+                known_bytes = bytes;
+                newer = (known > sequence).then_some(found);
             }
             Ok::<_, Infallible>(!matches!(known, Known::AnotherKey))
         });
@@ -422,16 +423,29 @@ impl Contents {
             (Ok(_), Some(newer)) => {
                 hash.replace_if(key, place, newer);
             }
-            (Ok(replaced), None) => self.count(&files, replaced, place, length),
+            (Ok(replaced), None) => {
+                let replaced = replaced.map(|replaced| (replaced, known_bytes));
+                self.count(&files, replaced, place, length);
+            }
             (Err(_), _) => self.complete.store(false, Release),
         }
     }
 
+    /// The index was loaded from a checkpoint that knew entries up to here, though not where they are now: it lacks the keys
+    /// that were written last by one of them, also those that have older rows in runs.
+    pub(crate) fn set_index_ahead(&self, through: Sequence) {
+        self.index_ahead.store(through.0, Release);
+    }
+
     /// Keeps count when a key's newest row changes.
-    fn count(&self, files: &FileTable, replaced: Option<PackedLocator>, place: PackedLocator, length: u64) {
-        if let Some(replaced) = replaced {
-            // The class of its length is all that is known: an eighth too much at most.
-            let replaced_bytes = u64::from(replaced.length_max());
+    fn count(
+        &self,
+        files: &FileTable,
+        replaced: Option<(PackedLocator, u64)>,
+        place: PackedLocator,
+        length: u64,
+    ) {
+        if let Some((replaced, replaced_bytes)) = replaced {
             if let Some(file) = files.of(replaced) {
                 file.take_live_bytes(replaced_bytes);
             }
@@ -464,6 +478,8 @@ pub(crate) fn take_put<T>(found: &FoundRow, take: impl FnOnce(&StoredRow<'_>) ->
 struct Pointing<'a> {
     contents: &'a Contents,
     cold: Option<&'a View>,
+    /// Whether a key may have a row though the index does not know it.
+    keep_deletes: bool,
     hash: MutexGuard<'a, HashIndex>,
     files: Guard<Arc<FileTable>>,
 }
@@ -474,19 +490,26 @@ impl Pointing<'_> {
     /// Where some run is cold, whether a key that the index does not know is new is answered by the runs' filters: the
     /// count of records is then right but for their errors, about one in a hundred.
     fn point(&mut self, key: &[u8], place: PackedLocator, length: u64) -> bool {
-        let Pointing { contents, cold, hash, files } = self;
+        let Pointing { contents, cold, keep_deletes, hash, files } = self;
+        let mut known_bytes = 0;
         let mut is_key = |found| {
             let known = with_buffer(|buffer| row_of(files, found, key, buffer));
-            Ok::<_, Infallible>(!matches!(known, Known::AnotherKey))
+            Ok::<_, Infallible>(match known {
+                Known::Row(_, bytes) => {
+                    known_bytes = bytes;
+                    true
+                }
+                Known::AnotherKey => false,
+            })
         };
-        if is_tombstone(place) && cold.is_none() && contents.complete.load(Acquire) {
+        if is_tombstone(place) && cold.is_none() && !*keep_deletes {
             let Ok(Some(found)) = hash.get(key, &mut is_key) else { return false };
             hash.replace_if(key, found, place);
-            contents.count(files, Some(found), place, length);
+            contents.count(files, Some((found, known_bytes)), place, length);
             return true;
         }
         match hash.insert(key, place, is_key) {
-            Ok(Some(replaced)) => contents.count(files, Some(replaced), place, length),
+            Ok(Some(replaced)) => contents.count(files, Some((replaced, known_bytes)), place, length),
             Ok(None) => {
                 contents.count(files, None, place, length);
                 if cold.is_some_and(|view| view.may_be_cold(key)) {
@@ -502,18 +525,18 @@ impl Pointing<'_> {
 
 /// What stands at a place.
 enum Known {
-    /// The key's row, with this sequence; or a damaged one. The index has some forty bits of each key's hash: if they
+    /// The key's row, with its sequence and its length; or a damaged one, of which only the class of its length is known. The index has some forty bits of each key's hash: if they
     /// agree and the row cannot be read, it is the key's. To take it for another's would leave two rows of one key in the index.
-    Row(Sequence),
+    Row(Sequence, u64),
     AnotherKey,
 }
 
 fn row_of(files: &FileTable, place: PackedLocator, key: &[u8], buffer: &mut Vec<u8>) -> Known {
-    let damaged = Known::Row(Sequence(0));
+    let damaged = Known::Row(Sequence(0), u64::from(place.length_max()));
     let Some(file) = files.of(place) else { return damaged };
     let Ok(bytes) = file.bytes_at(place, buffer) else { return damaged };
     match decode_stored(bytes) {
-        Some(row) if row.row.key() == Some(key) => Known::Row(row.sequence),
+        Some(row) if row.row.key() == Some(key) => Known::Row(row.sequence, row.bytes.len() as u64),
         // Verified only now: this happens once in very many lookups.
         _ if verified(bytes).is_ok() => Known::AnotherKey,
         _ => damaged,

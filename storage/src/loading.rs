@@ -51,6 +51,7 @@ pub(crate) fn load(
     }
     if let Some(checkpoint) = checkpoint {
         contents.set_checkpointed(checkpoint.covered().collect());
+        contents.set_index_ahead(checkpoint.applied);
     }
     contents.count_cold(&runs);
     contents.publish(|_| View { frozen: Vec::new(), runs });

@@ -47,6 +47,7 @@ use std::sync::Arc;
 
 pub use report::{Damage, FileReport, Report, RowsReport, RunReport, SegmentReport, TornTail, Verified};
 
+use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
@@ -205,7 +206,8 @@ impl OfflineStore {
     /// As [`ReplicatedStore::open`] has them.
     pub fn dump(&self, uncommitted: bool) -> Result<Dump> {
         let overlay = Arc::new(OverlayDisk::over(self.directory.disk.clone()));
-        let options = self.options.clone().disk(overlay);
+        // At the beginning of all time nothing has expired.
+        let options = self.options.clone().disk(overlay).clock(Clock::from_fn(|| 0));
         let mut store = ReplicatedStore::open_kind(&self.directory.path, options, self.manifest.kind)?;
         let last = store.last().sequence;
         if uncommitted {

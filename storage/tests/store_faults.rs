@@ -18,6 +18,7 @@ const WRITES: usize = 18;
 
 fn open(disk: &FaultyDisk) -> Result<Store> {
     let builder = Store::builder("/data/store").segment_bytes(FILE_BYTES).extent_bytes(FILE_BYTES);
+    let builder = builder.flush_bytes(2 * FILE_BYTES).run_bytes(FILE_BYTES).background_compaction(false);
     builder.mark_idle_after(None).disk(Arc::new(disk.clone())).open()
 }
 
@@ -68,6 +69,12 @@ fn script(store: Store) -> (usize, Option<Error>) {
     for number in 0..WRITES {
         if let Err(error) = write(&store, number) {
             return (number, Some(error));
+        }
+        // Whatever fails in it, no write is lost by it.
+        if number == WRITES / 2
+            && let Err(error) = store.compact()
+        {
+            return (number + 1, Some(error));
         }
     }
     (WRITES, store.close().err())

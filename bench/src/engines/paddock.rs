@@ -69,6 +69,10 @@ impl Engine for Paddock {
         Ok(())
     }
 
+    fn compact(&mut self) -> Result<()> {
+        Ok(self.store.compact()?)
+    }
+
     fn index_bytes(&self) -> Result<Option<u64>> {
         Ok(Some(self.store.stats()?.index_bytes))
     }

@@ -136,7 +136,7 @@ pub(crate) struct Tuning {
 }
 
 impl Tuning {
-    /// Measured by `simulation.rs` (its figures are in the crate's documentation): with a flush of a twelfth of the live
+    /// Measured by `simulation.rs`, which prints its figures: with a flush of a twelfth of the live
     /// bytes, overwriting costs two to three bytes of merging for each byte, and runs stay below one and a half times
     /// the live bytes.
     pub(crate) const DEFAULT: Tuning = Tuning {

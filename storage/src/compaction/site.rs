@@ -41,8 +41,9 @@ use paddock_index::PackedLocator;
 pub(crate) const FILE_BYTES_MAX: u64 = 256 << 20;
 const FILE_BYTES_MIN: u64 = 16 << 20;
 
-/// What an entry of the hash index takes, with what is free around it.
-const HASH_ENTRY_BYTES: u64 = 20;
+/// What an entry of the hash index takes at most, with what is free around it: some 20 bytes where there are many, more in
+/// small indexes.
+const HASH_ENTRY_BYTES: u64 = 28;
 
 /// How compaction is done in a store.
 #[derive(Clone, Copy, Debug)]

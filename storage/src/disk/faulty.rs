@@ -1,11 +1,20 @@
 //! A disk in memory that behaves as badly as a real one may, on demand and reproducibly.
 //!
-//! - What was not fsynced is lost in a crash, kept, or torn sector by sector: see [`Unsynced`].
+//! - What was not fsynced is lost in a crash, kept, or torn sector by sector: see [`Unsynced`]. Torn means in any order, too:
+//!   each sector of each write, each length and each name is lost or kept by a throw of its own, so a later write may be
+//!   there and an earlier one not, in one file and across files.
 //! - A name (of a file made, renamed or removed, of a directory) lasts for certain only once its directory was fsynced,
 //!   and all above it were.
-//! - Every call that changes something is counted; the n-th fails if told so, and from then on perhaps all.
+//! - Every call that changes something is counted, and every call that looks at something beside; the n-th of either fails
+//!   if told so, and from then on perhaps all.
 //! - A failed fsync drops what it was to make durable, while reads still show it: as kernels do.
 //! - It has room for so many bytes.
+//!
+//! It maps nothing ([`DiskFile::map`]): [`FaultyDisk::copy_to`] takes what is on it to a real disk, where files are mapped.
+
+mod contents;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,19 +25,28 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{Disk, DiskFile, DiskLock};
-
-/// What a crash tears apart.
-const SECTOR_BYTES: usize = 512;
+use contents::{Change, Contents, Dice, write};
 
 /// A call that is to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Which changing call, from 1 on, counted since the disk was made.
+    /// Which changing (or looking) call, from 1 on, counted since the disk was made.
     pub call: u64,
     /// What it answers.
     pub kind: io::ErrorKind,
     /// Whether all calls after it fail, too.
     pub lasting: bool,
+}
+
+impl Fault {
+    fn meets(fault: Option<Fault>, call: u64) -> io::Result<()> {
+        match fault {
+            Some(fault) if call == fault.call || (fault.lasting && call > fault.call) => {
+                Err(io::Error::new(fault.kind, "injected"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a crash does to writes that were not fsynced, and to names whose directory was not.
@@ -60,24 +78,12 @@ struct State {
     locked: BTreeSet<PathBuf>,
     calls: u64,
     fault: Option<Fault>,
+    looks: u64,
+    look_fault: Option<Fault>,
     capacity_bytes: Option<u64>,
 }
 
 type Names = BTreeMap<PathBuf, Arc<Mutex<Contents>>>;
-
-/// A file's bytes: as they are seen, as they are on the platter, and what lies between.
-#[derive(Clone, Default)]
-struct Contents {
-    seen: Vec<u8>,
-    durable: Vec<u8>,
-    unsynced: Vec<Change>,
-}
-
-#[derive(Clone)]
-enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
-    Length(usize),
-}
 
 impl FaultyDisk {
     /// An empty disk without faults, where the directory `/` is.
@@ -140,6 +146,63 @@ impl FaultyDisk {
     /// ```
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.state.lock().fault = fault;
+    }
+
+    /// How many calls looked at something so far: opened or listed or read, or asked for a length.
+    ///
+    /// ```
+    /// use paddock_storage::disk::{Disk, FaultyDisk};
+    ///
+    /// let disk = FaultyDisk::new();
+    /// disk.list("/".as_ref())?;
+    /// assert_eq!((disk.looks(), disk.calls()), (1, 0));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn looks(&self) -> u64 {
+        self.state.lock().looks
+    }
+
+    /// Makes a call fail that only looks at something, or none from now on. Such calls are counted by themselves.
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    ///
+    /// use paddock_storage::disk::{Disk, Fault, FaultyDisk};
+    ///
+    /// let disk = FaultyDisk::new();
+    /// disk.set_look_fault(Some(Fault { call: 1, kind: ErrorKind::Other, lasting: false }));
+    /// assert!(disk.list("/".as_ref()).is_err());
+    /// assert!(disk.list("/".as_ref()).is_ok());
+    /// ```
+    pub fn set_look_fault(&self, fault: Option<Fault>) {
+        self.state.lock().look_fault = fault;
+    }
+
+    /// Writes all files, as they are seen, below a directory of the real disk: `/a/b` becomes `to/a/b`.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    ///
+    /// ```
+    /// use paddock_storage::disk::FaultyDisk;
+    ///
+    /// let disk = FaultyDisk::new();
+    /// disk.set_bytes("/a/b".as_ref(), b"grey");
+    /// let real = tempfile::tempdir()?;
+    /// disk.copy_to(real.path())?;
+    /// assert_eq!(std::fs::read(real.path().join("a/b"))?, b"grey");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn copy_to(&self, to: &Path) -> io::Result<()> {
+        for path in self.paths() {
+            let target = to.join(path.strip_prefix("/").unwrap_or(&path));
+            if let Some(parent) = target.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            std::fs::write(target, self.bytes(&path).unwrap_or_default())?;
+        }
+        Ok(())
     }
 
     /// Limits the bytes of all files together.
@@ -207,6 +270,7 @@ impl FaultyDisk {
             file.lock().crash(&mut dice);
         }
         state.fault = None;
+        state.look_fault = None;
         state.locked.clear();
         state.durable_directories.clone_from(&directories);
         state.directories = directories;
@@ -330,15 +394,18 @@ impl FaultyDisk {
     fn call(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         state.calls += 1;
-        match state.fault {
-            Some(fault) if state.calls == fault.call || (fault.lasting && state.calls > fault.call) => {
-                Err(io::Error::new(fault.kind, "injected"))
-            }
-            _ => Ok(()),
-        }
+        Fault::meets(state.fault, state.calls)
+    }
+
+    /// Counts a call that looks at something, and fails it if it is its turn.
+    fn look(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.looks += 1;
+        Fault::meets(state.look_fault, state.looks)
     }
 
     fn open_file(&self, path: &Path, read_only: bool) -> io::Result<FaultyFile> {
+        self.look()?;
         let contents = self.state.lock().files.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
         Ok(FaultyFile { disk: self.clone(), contents, read_only })
     }
@@ -409,68 +476,6 @@ impl Copies {
     }
 }
 
-impl Contents {
-    fn settle(&mut self, change: Change) {
-        match change {
-            Change::Length(length) => self.durable.resize(length, 0),
-            Change::Write { offset, bytes } => write(&mut self.durable, offset, &bytes),
-        }
-    }
-
-    fn crash(&mut self, dice: &mut Dice) {
-        for change in std::mem::take(&mut self.unsynced) {
-            match change {
-                Change::Length(length) => {
-                    if dice.keeps() {
-                        self.durable.resize(length, 0);
-                    }
-                }
-                Change::Write { offset, bytes } => {
-                    for (start, end) in sectors(offset, bytes.len()) {
-                        if dice.keeps() {
-                            write(&mut self.durable, start, &bytes[start - offset..end - offset]);
-                        }
-                    }
-                }
-            }
-        }
-        self.seen.clone_from(&self.durable);
-    }
-}
-
-/// The sectors' parts of a range.
-fn sectors(offset: usize, length: usize) -> impl Iterator<Item = (usize, usize)> {
-    let end = offset + length;
-    let first = offset / SECTOR_BYTES;
-    (first..end.div_ceil(SECTOR_BYTES))
-        .map(move |sector| ((sector * SECTOR_BYTES).max(offset), ((sector + 1) * SECTOR_BYTES).min(end)))
-}
-
-fn write(into: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    if into.len() < offset + bytes.len() {
-        into.resize(offset + bytes.len(), 0);
-    }
-    into[offset..offset + bytes.len()].copy_from_slice(bytes);
-}
-
-/// Decides sector by sector; SplitMix64 is small, and good enough for dice.
-struct Dice(Unsynced);
-
-impl Dice {
-    fn keeps(&mut self) -> bool {
-        match &mut self.0 {
-            Unsynced::Lost => false,
-            Unsynced::Kept => true,
-            Unsynced::Torn { seed } => {
-                *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                let mixed = (*seed ^ (*seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-                let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-                (mixed ^ (mixed >> 31)) & 1 == 1
-            }
-        }
-    }
-}
-
 impl Disk for FaultyDisk {
     fn create_dir(&self, path: &Path) -> io::Result<bool> {
         self.call()?;
@@ -506,6 +511,7 @@ impl Disk for FaultyDisk {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.look()?;
         let state = self.state.lock();
         if !state.directories.contains(path) {
             return Err(io::ErrorKind::NotFound.into());
@@ -623,6 +629,7 @@ impl FaultyFile {
 
 impl DiskFile for FaultyFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.look()?;
         let contents = self.contents.lock();
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(contents.seen.len());
         let length = buffer.len().min(contents.seen.len() - start);
@@ -632,7 +639,7 @@ impl DiskFile for FaultyFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.writable()?;
-        let length = self.len()?;
+        let length = self.contents.lock().seen.len() as u64;
         let outcome = self
             .disk
             .call()
@@ -651,7 +658,7 @@ impl DiskFile for FaultyFile {
     fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
         self.writable()?;
         self.disk.call()?;
-        let more = (offset + length).saturating_sub(self.len()?);
+        let more = (offset + length).saturating_sub(self.contents.lock().seen.len() as u64);
         self.disk.room(more)?;
         if more > 0 {
             let length = usize::try_from(offset + length).map_err(|_| io::ErrorKind::FileTooLarge)?;
@@ -671,6 +678,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn len(&self) -> io::Result<u64> {
+        self.disk.look()?;
         Ok(self.contents.lock().seen.len() as u64)
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use paddock_index::HashIndex;
 
-use super::report::{Report, SegmentReport, TornTail, Verified};
+use super::report::{FileReport, Report, SegmentReport, TornTail, Verified};
 use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
@@ -64,12 +64,25 @@ pub(super) fn survey(
     let contents = Contents::new(Files::default(), HashIndex::new(0));
     LogSurvey { directory, manifest, depth, contents, memory: &memory, report: &mut report }
         .segments(begins)?;
+    report.checkpoints = checkpoints(directory)?;
     // Without FILES nobody can say what is not needed.
     report.leftovers = directory.leftovers(
         |first| begins.is_none_or(|begins| first >= begins),
         |number| catalogue.as_ref().is_none_or(|catalogue| catalogue.has(number)),
     )?;
     Ok(report)
+}
+
+/// The checkpoints of the index, oldest first. One that is damaged is no loss: opening passes over it.
+fn checkpoints(directory: &Directory) -> Result<Vec<FileReport>> {
+    let mut numbers = directory.checkpoint_numbers()?;
+    numbers.sort_unstable();
+    let report = |number| {
+        let path = directory.index_path(number);
+        let bytes = directory.disk.open_read(&path).and_then(|file| file.len()).map_err(Error::io(&path))?;
+        Ok(FileReport { path, bytes })
+    };
+    numbers.into_iter().map(report).collect()
 }
 
 /// The log's part of it.

@@ -118,3 +118,14 @@ pub fn applied<'a>(entries: impl IntoIterator<Item = &'a (u64, Entry)>) -> Map {
     }
     map
 }
+
+/// Numbers below what is asked that look random and are the same for the same seed.
+pub fn dice(seed: u64) -> impl FnMut(u32) -> u32 {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        ((state >> 33) % u64::from(below.max(1))) as u32
+    }
+}

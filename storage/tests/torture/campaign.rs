@@ -115,6 +115,11 @@ impl Campaign {
         self.torn += u64::from(store.recovery().torn_bytes > 0);
         self.history.settle(&store, self.history.last_acknowledged(only_synced))?;
         store.verify().map_err(|error| format!("verifying: {error}"))?;
+        if random.below(4) == 0 {
+            store.compact().map_err(|error| format!("compacting: {error}"))?;
+            self.history.check_settled(&store).map_err(|reason| format!("after compacting, {reason}"))?;
+            store.verify().map_err(|error| format!("verifying after compacting: {error}"))?;
+        }
         leave(store, random)
     }
 }

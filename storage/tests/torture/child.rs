@@ -21,6 +21,11 @@ const OPERATIONS_MAX: u64 = 1_000_000;
 /// Small, so that files are sealed and made all the time.
 const SEGMENT_BYTES: u64 = 256 << 10;
 const EXTENT_BYTES: u64 = 64 << 10;
+/// Small, so that rows are flushed to runs, and runs merged, several times in a round.
+const FLUSH_BYTES: u64 = 96 << 10;
+const RUN_BYTES: u64 = 64 << 10;
+/// One thread asks for a whole compaction after so many operations.
+const OPERATIONS_PER_COMPACTION: u64 = 61;
 /// Short, so that some of what is not synced at once is synced in a round, and some is not.
 const SYNC_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -54,7 +59,8 @@ pub fn task() -> Option<String> {
 
 /// How both sides open the store.
 pub fn builder(path: &Path) -> Builder {
-    Store::builder(path).segment_bytes(SEGMENT_BYTES).extent_bytes(EXTENT_BYTES).sync_interval(SYNC_INTERVAL)
+    let builder = Store::builder(path).segment_bytes(SEGMENT_BYTES).extent_bytes(EXTENT_BYTES);
+    builder.flush_bytes(FLUSH_BYTES).run_bytes(RUN_BYTES).sync_interval(SYNC_INTERVAL)
 }
 
 /// Writes until it is killed. Ends by itself only where the disk fails.
@@ -94,6 +100,9 @@ fn say(line: &str) {
 
 /// Gives the version of the last row that it wrote.
 fn carry_out(store: &Store, script: Script, thread: u64, number: u64) -> Result<Sequence> {
+    if thread == 0 && number % OPERATIONS_PER_COMPACTION == OPERATIONS_PER_COMPACTION - 1 {
+        store.compact()?;
+    }
     let operation = work::operation(script, thread, number);
     let options = WriteOptions::new().durability(operation.durability);
     match operation.kind {

@@ -87,6 +87,11 @@ impl History {
         Ok(())
     }
 
+    /// That a store still holds what it was found to hold.
+    pub fn check_settled(&self, store: &Store) -> Result<(), String> {
+        compare(&self.settled, &contents(store)?)
+    }
+
     /// The largest version that was acknowledged in this round, of all writes or only of those that had to be synced.
     pub fn last_acknowledged(&self, synced: bool) -> u64 {
         let done = self.threads.iter().flat_map(|thread| &thread.done);
