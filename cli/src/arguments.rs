@@ -355,9 +355,13 @@ pub(crate) enum StorageCommand {
     ///
     /// What was written when the server ended, and is not known to be committed, is left out, and counted on stderr.
     Dump(StorageDump),
+    /// Write the newest records in the order of their keys, and give the space of all others back
+    ///
+    /// A running server does as much of this as pays. The history that replicas catch up from stays.
+    Compact(Inspect),
 }
 
-/// Flags of `storage inspect` and `storage verify`.
+/// Flags of `storage inspect`, `verify` and `compact`.
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
     /// The data directory, or a store's

@@ -196,6 +196,57 @@ fn what_is_no_store_is_said_to_be_none() {
     assert_code(&paddock(&["storage", "inspect", "-o", "raw", "x"]).output().unwrap(), 2);
 }
 
+/// Overwritten a hundred times, it is small afterwards; what it says is the same, its runs are described and verified, and
+/// damage in them is found.
+#[test]
+fn a_store_is_compacted_and_its_runs_are_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let store = Store::open(&path).unwrap();
+    for round in 0..100 {
+        for key in 0..20 {
+            store.insert(format!("key {key}"), format!("{round} {}", "x".repeat(100))).unwrap();
+        }
+    }
+    store.remove("key 7").unwrap();
+    store.close().unwrap();
+    let dumped = stdout(&run(&["dump"], &path));
+    assert_eq!(dumped.lines().count(), 19);
+
+    let output = run(&["compact", "-o", "json"], &path);
+    assert_code(&output, 0);
+    let compacted: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let bytes = |name: &str| compacted["stores"][0][name].as_u64().unwrap();
+    assert!(bytes("bytes_after") * 2 < bytes("bytes_before"), "{compacted}");
+    assert_eq!(stdout(&run(&["dump"], &path)), dumped);
+
+    let output = run(&["verify", "-o", "json"], &path);
+    assert_code(&output, 0);
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let store = &report["stores"][0];
+    assert_eq!(store["runs"].as_array().unwrap().len(), 1, "{report}");
+    assert_eq!(
+        (&store["runs"][0]["rows"], &store["verified"]["run_rows"]),
+        (&19.into(), &19.into()),
+        "{report}"
+    );
+    let table = run(&["inspect"], &path);
+    assert!(stdout(&table).contains("runs/0000"), "{}", stdout(&table));
+
+    let run_file = path.join(store["runs"][0]["file"].as_str().unwrap());
+    let bytes = fs::read(&run_file).unwrap();
+    for at in (0..bytes.len()).step_by(97) {
+        flip(&run_file, at);
+        let output = run(&["verify"], &path);
+        assert_code(&output, 7);
+        assert!(stdout(&output).contains("damage     runs/"), "byte {at}: {}", stdout(&output));
+        fs::write(&run_file, &bytes).unwrap();
+    }
+    fs::remove_file(&run_file).unwrap();
+    assert_code(&run(&["verify"], &path), 7);
+    assert_code(&run(&["dump"], &path), 7);
+}
+
 #[test]
 fn a_dump_goes_to_a_file_that_is_not_there_yet() {
     let directory = tempfile::tempdir().unwrap();

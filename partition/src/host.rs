@@ -498,13 +498,18 @@ async fn stop(hosted: &Hosted) {
     }
 }
 
+/// What each replica's store may use for its index, mapped files and cached blocks. A store alone would take half of the
+/// machine, and a node has several, and may share the machine with other nodes.
+const REPLICA_MEMORY_BYTES: u64 = 1 << 30;
+
 fn open_store(
     partition: PartitionId,
     uuid: Ulid,
     path: &Path,
 ) -> Result<(ReplicatedStore, Facts), FatalError> {
     let store_error = |source| FatalError::Store { partition, source };
-    let mut store = ReplicatedStore::open(path, Options::default()).map_err(store_error)?;
+    let mut store = ReplicatedStore::open(path, Options::new().memory_bytes(REPLICA_MEMORY_BYTES))
+        .map_err(store_error)?;
     let recovery = store.recovery();
     info!(%partition, path = %path.display(), entries = recovery.entries, "opened the store");
     if recovery.torn_bytes > 0 {

@@ -13,7 +13,9 @@
 //! Nothing is written, not even to the lock: files are opened for reading alone, and what opening a store would change is
 //! changed in memory. So it works where one may only read, and on a copy of the evidence.
 //!
-//! What it does not do: it repairs nothing. A damaged replica is replaced by its peers, a damaged store by its backup.
+//! [`compact`] is the one thing here that changes files: it opens the store as its owner would.
+//!
+//! What this does not do: it repairs nothing. A damaged replica is replaced by its peers, a damaged store by its backup.
 //!
 //! ```
 //! use paddock_storage::offline::OfflineStore;
@@ -208,6 +210,8 @@ impl OfflineStore {
         let overlay = Arc::new(OverlayDisk::over(self.directory.disk.clone()));
         // At the beginning of all time nothing has expired.
         let options = self.options.clone().disk(overlay).clock(Clock::from_fn(|| 0));
+        // Compaction would be undone with everything else.
+        let options = options.background_compaction(false);
         let mut store = ReplicatedStore::open_kind(&self.directory.path, options, self.manifest.kind)?;
         let last = store.last().sequence;
         if uncommitted {
@@ -216,6 +220,49 @@ impl OfflineStore {
         let through = store.applied();
         Ok(Dump { through, left_out: last.0 - through.0, records: store.reader().iter(), _store: store })
     }
+}
+
+/// What compacting a store came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// Bytes of its files before.
+    pub bytes_before: u64,
+    /// Bytes of its files after.
+    pub bytes_after: u64,
+}
+
+/// Opens a store that nobody has open, whatever its kind, compacts all of it, and closes it. What a crash had left is settled
+/// on the way, as any opening does.
+///
+/// # Errors
+/// [`Error::NotAStore`]; as [`ReplicatedStore::open`] and [`ReplicatedStore::compact`] have them.
+///
+/// ```
+/// use paddock_storage::{Options, Store, offline};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("birds");
+/// let store = Store::open(&path)?;
+/// for number in 0..1000_u32 {
+///     store.insert("robin", number.to_le_bytes())?;
+/// }
+/// store.close()?;
+///
+/// let compacted = offline::compact(&path, Options::new())?;
+/// assert!(compacted.bytes_after < compacted.bytes_before);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn compact(path: &Path, options: Options) -> Result<Compacted> {
+    let offline = OfflineStore::open(path, options.clone())?;
+    let (kind, bytes_before) = (offline.manifest.kind, offline.inspect()?.file_bytes());
+    // From here on the lock is the store's own.
+    drop(offline);
+    let mut store = ReplicatedStore::open_kind(path, options.clone().background_compaction(false), kind)?;
+    store.compact()?;
+    store.close()?;
+    let bytes_after = OfflineStore::open(path, options)?.inspect()?.file_bytes();
+    Ok(Compacted { bytes_before, bytes_after })
 }
 
 /// There is no store where no manifest is; unless there is a log that was in use: then it was lost.

@@ -1,5 +1,6 @@
 //! `storage`: the files of a server that is stopped. Only `compact` changes anything of them.
 
+mod compact;
 mod dump;
 mod places;
 mod show;
@@ -17,6 +18,7 @@ pub(crate) fn run(command: StorageCommand) -> anyhow::Result<()> {
         StorageCommand::Inspect(flags) => look(&flags, OfflineStore::inspect),
         StorageCommand::Verify(flags) => look(&flags, OfflineStore::verify),
         StorageCommand::Dump(flags) => dump::run(&flags),
+        StorageCommand::Compact(flags) => compact::run(&flags),
     }
 }
 

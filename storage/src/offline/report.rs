@@ -140,6 +140,13 @@ pub struct Verified {
 }
 
 impl Report {
+    /// What the files of log, runs and checkpoints take.
+    pub(super) fn file_bytes(&self) -> u64 {
+        let segments = self.segments.iter().map(|segment| segment.bytes);
+        let runs = self.runs.iter().map(|run| run.bytes);
+        segments.chain(runs).chain(self.checkpoints.iter().map(|file| file.bytes)).sum()
+    }
+
     /// Takes damage into the report; any other error stays one.
     pub(super) fn note<T>(&mut self, outcome: crate::error::Result<T>) -> crate::error::Result<Option<T>> {
         match outcome {

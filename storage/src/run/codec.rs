@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 
-/// How the blocks of runs are compressed. A block is compressed only if that saves at least an eighth of it.
+/// How the blocks of runs are compressed. A block is compressed only if that saves at least a third of it: reading a
+/// row of a compressed block costs the decoding of the block, and is not worth a little space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Compression {
@@ -79,7 +80,7 @@ impl Compressor {
             self.untried -= 1;
             return None;
         }
-        let limit = block.len() - block.len() / 8;
+        let limit = block.len() - block.len() / 3;
         let (codec, length) = self.encode(block)?;
         if length + super::STORED_CHECKSUM_BYTES > limit {
             self.untried = self.patience;

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use paddock_storage::Store;
 
@@ -111,6 +112,7 @@ impl Campaign {
 
     /// Opens the store, compares, and leaves it one way or another.
     fn verify(&mut self, random: &mut Random, only_synced: bool) -> Result<(), String> {
+        keep_copy(&self.path).map_err(|error| format!("copying the store: {error}"))?;
         let store = builder(&self.path).open().map_err(|error| format!("opening: {error}"))?;
         self.torn += u64::from(store.recovery().torn_bytes > 0);
         self.history.settle(&store, self.history.last_acknowledged(only_synced))?;
@@ -130,6 +132,28 @@ fn faults(said: &[Line]) -> Vec<&str> {
         _ => None,
     });
     faults.collect()
+}
+
+/// Opening changes a store: as it was before, it lies beside it until the next round.
+fn keep_copy(path: &Path) -> io::Result<()> {
+    fn copy(from: &Path, to: &Path) -> io::Result<()> {
+        fs::create_dir(to)?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            let target = to.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                copy(&entry.path(), &target)?;
+            } else {
+                fs::copy(entry.path(), target)?;
+            }
+        }
+        Ok(())
+    }
+    let kept = path.with_extension("before");
+    if kept.exists() {
+        fs::remove_dir_all(&kept)?;
+    }
+    if path.exists() { copy(path, &kept) } else { Ok(()) }
 }
 
 /// Closes the store in good order, or only lets go of it.

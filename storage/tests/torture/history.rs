@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use paddock_storage::{Durability, Readable, Store};
 
-use crate::work::{COUNTER, Kind, Operation, Script, THREADS, operation};
+use crate::work::{COUNTER, Kind, Operation, Script, THREADS, keys, operation};
 
 /// A key's value, and the version that it has.
 type Contents = BTreeMap<String, (u64, Vec<u8>)>;
@@ -226,7 +226,7 @@ impl History {
     }
 }
 
-/// Everything that a store holds, read in order, and each record by its key, too.
+/// Everything that a store holds, read in order, and each key by itself, too.
 fn contents(store: &Store) -> Result<Contents, String> {
     let mut contents = Contents::new();
     for record in store.iter() {
@@ -238,6 +238,13 @@ fn contents(store: &Store) -> Result<Contents, String> {
         }
         if contents.insert(key.clone(), (record.version.0, record.value.to_vec())).is_some() {
             return Err(format!("{key} is there twice"));
+        }
+    }
+    for key in keys().filter(|key| !contents.contains_key(key)) {
+        match store.get_record(key.as_bytes()) {
+            Ok(None) => {}
+            Ok(Some(found)) => return Err(format!("{key} is read at {}, and in no range", found.version)),
+            Err(error) => return Err(format!("reading {key}: {error}")),
         }
     }
     if contents.len() as u64 != store.len() {

@@ -116,7 +116,7 @@ pub fn operation(script: Script, thread: u64, number: u64) -> Operation {
     };
     let mut changes: Vec<Change> = Vec::new();
     for _ in 0..count {
-        let key = format!("thread {thread} key {:02}", random.below(KEYS));
+        let key = key(thread, random.below(KEYS));
         if changes.iter().all(|change| change.key != key) {
             let value = (random.below(5) > 0).then(|| value(&key, number, value_bytes(&mut random)));
             changes.push(Change { key, value });
@@ -137,6 +137,16 @@ fn value_bytes(random: &mut Random) -> u64 {
         _ => SMALL_BYTES_MAX,
     };
     random.below(most)
+}
+
+/// Every key that there may be.
+pub fn keys() -> impl Iterator<Item = String> {
+    let of_threads = (0..THREADS).flat_map(|thread| (0..KEYS).map(move |number| key(thread, number)));
+    of_threads.chain([COUNTER.to_owned()])
+}
+
+fn key(thread: u64, number: u64) -> String {
+    format!("thread {thread} key {number:02}")
 }
 
 /// What an operation gives a key: it begins with both, and what follows is made of them.
