@@ -147,13 +147,6 @@ impl Compaction {
         Ok(())
     }
 
-    /// Waits for the step that is under way, and keeps the next one from beginning, while `run` looks at the store's files.
-    #[allow(dead_code, reason = "copying a store is about to use it")]
-    pub(crate) fn paused<T>(&self, run: impl FnOnce() -> T) -> T {
-        let _worker = self.shared.worker.lock();
-        run()
-    }
-
     pub(crate) fn check(&self) -> Result<()> {
         self.shared.site.flow.check()
     }

@@ -60,7 +60,7 @@ pub(crate) struct Contents {
 struct Parts {
     tail: OrderedTail,
     view: Arc<View>,
-    /// Keys that had a value when `applied` was set.
+    /// Keys that had a value when `applied` was set, but for those that compaction has dropped since.
     records: u64,
     /// The segment of the entry that was applied last.
     last_segment: Option<Handle>,
@@ -71,9 +71,18 @@ struct Parts {
 pub(crate) struct Moved<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) from: PackedLocator,
-    /// `None`: a tombstone that is gone, or a row in a cold run.
+    /// `None`: a row in a cold run, which still counts.
     pub(crate) to: Option<PackedLocator>,
     /// How long the row is.
+    pub(crate) length: u64,
+}
+
+/// A row that compaction dropped: of its key nothing is left.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    pub(crate) key: Box<[u8]>,
+    pub(crate) from: PackedLocator,
+    /// How long the row was.
     pub(crate) length: u64,
 }
 
@@ -385,6 +394,33 @@ impl Contents {
                     }
                 }
             }
+        }
+    }
+
+    /// Lets the index forget keys of which nothing is left, unless it knows newer rows of them. Those that had a value (it has
+    /// expired) are counted no more.
+    pub(crate) fn forget_rows(&self, gone: &[Gone]) {
+        for gone in gone.chunks(MOVED_AT_ONCE) {
+            let mut puts = 0;
+            let mut hash = self.hash.lock();
+            let files = self.files.load();
+            for Gone { key, from, length } in gone {
+                if !hash.remove_if(key, *from) {
+                    continue;
+                }
+                if let Some(file) = files.of(*from) {
+                    file.take_live_bytes(*length);
+                }
+                if !is_tombstone(*from) {
+                    puts += 1;
+                    take(&self.live_bytes, *length);
+                }
+            }
+            drop(hash);
+            // Both at once, so that neither is taken from the other in between.
+            let mut parts = self.parts.lock();
+            take(&self.records, puts);
+            parts.records = parts.records.saturating_sub(puts);
         }
     }
 

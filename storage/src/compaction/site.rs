@@ -23,7 +23,7 @@ use super::flow::Flow;
 use super::pace::Brake;
 use super::policy::{FileState, RunState, Tuning};
 use crate::clock::Expiry;
-use crate::contents::{Contents, Moved};
+use crate::contents::{Contents, Gone, Moved};
 use crate::directory::Directory;
 use crate::durability::SyncGate;
 use crate::error::Result;
@@ -263,13 +263,8 @@ impl Site {
     }
 
     /// Step 4, for rows that are nowhere any more.
-    pub(crate) fn forget_rows(&self, gone: &[(Box<[u8]>, PackedLocator)]) {
-        self.contents.move_rows(gone.iter().map(|(key, from)| Moved {
-            key,
-            from: *from,
-            to: None,
-            length: 0,
-        }));
+    pub(crate) fn forget_rows(&self, gone: &[Gone]) {
+        self.contents.forget_rows(gone);
     }
 
     /// Notes where rows are now, for the next opening, if much has changed.
