@@ -152,8 +152,8 @@ impl Compaction {
         Ok(())
     }
 
-    /// Waits for the step that is under way, and keeps the next one from beginning, while `run` looks at the store's files.
-    #[allow(dead_code, reason = "copying a store is about to use it")]
+    /// Waits for the step that is under way, and keeps the next one from beginning meanwhile.
+    #[cfg(test)]
     pub(crate) fn paused<T>(&self, run: impl FnOnce() -> T) -> T {
         let _worker = self.shared.worker.lock();
         run()

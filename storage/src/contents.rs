@@ -62,7 +62,7 @@ pub(crate) struct Contents {
 struct Parts {
     tail: OrderedTail,
     view: Arc<View>,
-    /// Keys that had a value when `applied` was set.
+    /// Keys that had a value when `applied` was set, but for those that compaction has dropped since.
     records: u64,
     /// The segment of the entry that was applied last.
     last_segment: Option<Handle>,
@@ -76,6 +76,15 @@ pub(crate) struct Moved<'a> {
     /// `None`: it is in a cold run now.
     pub(crate) to: Option<PackedLocator>,
     /// How long the row is.
+    pub(crate) length: u64,
+}
+
+/// A row that compaction dropped: of its key nothing is left.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    pub(crate) key: Box<[u8]>,
+    pub(crate) from: PackedLocator,
+    /// How long the row was.
     pub(crate) length: u64,
 }
 
@@ -405,30 +414,30 @@ impl Contents {
         }
     }
 
-    /// Forgets rows that are nowhere any more: deletes, and records that have expired.
-    pub(crate) fn forget_rows(&self, gone: &[(Box<[u8]>, PackedLocator)]) {
+    /// Lets the index forget keys of which nothing is left, unless it knows newer rows of them. Those that had a value (it has
+    /// expired) are counted no more.
+    pub(crate) fn forget_rows(&self, gone: &[Gone]) {
         for gone in gone.chunks(MOVED_AT_ONCE) {
+            let mut puts = 0;
             let mut hash = self.hash.lock();
             let files = self.files.load();
-            let mut records = 0;
-            for (key, place) in gone {
-                if !hash.remove_if(key, *place) {
+            for Gone { key, from, length } in gone {
+                if !hash.remove_if(key, *from) {
                     continue;
                 }
-                let bytes = u64::from(place.length_max());
-                if let Some(file) = files.of(*place) {
-                    file.take_live_bytes(bytes);
+                if let Some(file) = files.of(*from) {
+                    file.take_live_bytes(*length);
                 }
-                if !is_tombstone(*place) {
-                    records += 1;
-                    take(&self.live_bytes, bytes);
+                if !is_tombstone(*from) {
+                    puts += 1;
+                    take(&self.live_bytes, *length);
                 }
             }
             drop(hash);
-            // Both at once: setting `applied` copies the one to the other.
+            // Both at once, so that neither is taken from the other in between.
             let mut parts = self.parts.lock();
-            take(&self.records, records);
-            parts.records = parts.records.saturating_sub(records);
+            take(&self.records, puts);
+            parts.records = parts.records.saturating_sub(puts);
         }
     }
 

@@ -48,7 +48,8 @@ impl Directory {
         Ok(directory)
     }
 
-    fn make(&self, path: &Path) -> Result<()> {
+    /// Makes a directory and its parents where they are missing, and the new names durable.
+    pub(crate) fn make(&self, path: &Path) -> Result<()> {
         let missing: Vec<&Path> =
             path.ancestors().take_while(|ancestor| !self.disk.dir_exists(ancestor)).collect();
         for ancestor in missing.into_iter().rev() {

@@ -42,6 +42,12 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A checkpoint is made only in a directory that is missing or empty. Nothing was done.
+    #[error("{}: not empty, and a checkpoint needs a directory of its own", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The store is open already, here or in another process.
     #[error("{}: the store is open already, here or in another process", path.display())]
     Locked {

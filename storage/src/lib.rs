@@ -35,6 +35,8 @@
 //! key order to a run, and the segments that they came from go. Runs are merged now and then, which drops what was overwritten and
 //! deleted. A range walks the tail and the runs at once, and so does a snapshot; both are consistent views, for as long as they live.
 //!
+//! [`Store::checkpoint`] makes a copy that is a store itself, out of links to the files that no longer change.
+//!
 //! Opening reads which runs there are, a checkpoint of the hash index, and the log's end.
 //!
 //! `FORMAT.md` beside this crate has every byte of it, and what is done about bytes that are not as they should be. In
@@ -59,6 +61,7 @@ pub mod benchmarking;
 mod builder;
 mod capture;
 mod changes;
+mod checkpoint;
 mod clock;
 mod commit;
 mod compaction;

@@ -13,6 +13,7 @@
 //! is one), and it reclaims nothing: rows that were overwritten keep their space.
 
 mod append;
+mod checkpoint;
 mod flush;
 mod open;
 mod read;

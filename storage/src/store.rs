@@ -444,6 +444,45 @@ impl Store {
         self.group.with(ReplicatedStore::release_log)
     }
 
+    /// Makes a copy of the store as it is now, in a directory of its own, which can be opened as a store. Returns the
+    /// version of the last write in it.
+    ///
+    /// Files that never change, which are nearly all, are linked: so this is quick, and takes hardly any room. Where the
+    /// file system does not link them (another one, say), they are copied. Others read and write meanwhile; writers wait
+    /// while files are linked.
+    ///
+    /// The copy has the same store id, and both may be open at the same time: what happens to one does not happen to the
+    /// other. Only damage to a linked file is damage to both, so a copy that is to survive the disk belongs on another one.
+    ///
+    /// The directory must be missing or empty. What fails leaves nothing behind, or, if that cannot be removed either, a
+    /// directory that does not open.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let (path, copy) = (directory.path().join("store"), directory.path().join("copy"));
+    /// let store = Store::open(&path)?;
+    /// let version = store.insert("robin", "red")?;
+    /// assert_eq!(store.checkpoint(&copy)?, version);
+    /// store.remove("robin")?;
+    /// assert_eq!(Store::open(&copy)?.get(b"robin")?.as_deref(), Some(&b"red"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`crate::Error::NotEmpty`]; [`crate::Error::DiskFull`]: nothing is lost, and the store goes on; [`crate::Error::Io`],
+    /// after which the store takes no more writes if its own log is what failed; [`crate::Error::Poisoned`],
+    /// [`crate::Error::Closed`].
+    pub fn checkpoint(&self, path: impl AsRef<Path>) -> Result<Sequence> {
+        let begin = self.group.with(|store| store.copy_beginning())?;
+        let copy = begin(path.as_ref())?;
+        let plan = self.group.with(|store| store.plan_copy(&copy))?;
+        let last = plan.last();
+        copy.finish(plan)?;
+        Ok(last)
+    }
+
     /// Closes the store for all handles: they answer [`crate::Error::Closed`] to writes, and still read. Dropping the
     /// last handle instead loses nothing, but leaves preallocated space on the disk.
     ///

@@ -474,5 +474,9 @@ fn a_store_is_a_map_that_remembers() {
         let (first, last) = seeds.split_once("..")?;
         Some(first.parse().ok()?..last.parse().ok()?)
     });
-    seeds.unwrap_or(0..8).for_each(play);
+    match seeds {
+        Some(seeds) => seeds.for_each(play),
+        // Those whose compaction has no thread of its own: the same seed plays the same each time.
+        None => (0..10).filter(|seed| seed % 4 < 2).for_each(play),
+    }
 }

@@ -203,8 +203,9 @@ impl RunState<'_> {
         self.files.iter().map(FileState::garbage_bytes).sum()
     }
 
-    fn tombstones(&self) -> u64 {
-        self.files.iter().map(|file| file.tombstones).sum()
+    /// Whether a merge of it, as the oldest run, drops something.
+    fn has_droppable(&self) -> bool {
+        self.files.iter().any(|file| file.tombstones > 0 || file.expired_bytes > 0)
     }
 
     fn rows(&self) -> u64 {
@@ -254,7 +255,7 @@ pub(crate) fn next_job(state: &StoreState<'_>, tuning: &Tuning) -> Job {
     if let Some(Unfinished { inputs, .. }) = unfinished(&state.runs).last() {
         return merge(state, inputs, Reason::Unfinished);
     }
-    if state.requested && (count > 1 || state.runs.iter().any(|run| run.tombstones() > 0)) {
+    if state.requested && (count > 1 || state.runs.iter().any(RunState::has_droppable)) {
         return merge(state, 0..count, Reason::Requested);
     }
     if let Some(runs) = garbage_window(state, tuning) {

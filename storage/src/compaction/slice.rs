@@ -13,6 +13,7 @@ use super::output::{Meter, Output};
 use super::policy::{Drops, StoreState, unfinished};
 use super::site::{LiveRun, Site, Written};
 use super::sources::RunSource;
+use crate::contents::Gone;
 use crate::error::Result;
 use crate::row::StoredRow;
 use crate::view::{RunFile, SortedRun};
@@ -36,7 +37,7 @@ pub(crate) struct Slice {
 pub(crate) struct Done {
     pub(crate) written: Option<Written>,
     /// Keys of which nothing is left, and where the hash index may know them to be.
-    pub(crate) gone: Vec<(Box<[u8]>, PackedLocator)>,
+    pub(crate) gone: Vec<Gone>,
     /// Where the next slice begins; `None`: all is done.
     pub(crate) next: Option<Vec<u8>>,
 }
@@ -90,14 +91,10 @@ impl Slice {
 }
 
 /// Notes a key of which nothing is left. Returns how much that takes, about.
-fn forget(
-    row: &StoredRow<'_>,
-    place: Option<PackedLocator>,
-    gone: &mut Vec<(Box<[u8]>, PackedLocator)>,
-) -> usize {
+fn forget(row: &StoredRow<'_>, place: Option<PackedLocator>, gone: &mut Vec<Gone>) -> usize {
     let (Some(key), Some(place)) = (row.row.key(), place) else { return 0 };
-    gone.push((key.into(), place));
-    key.len() + size_of::<(Box<[u8]>, PackedLocator)>()
+    gone.push(Gone { key: key.into(), from: place, length: row.bytes.len() as u64 });
+    key.len() + size_of::<Gone>()
 }
 
 impl SortedRun {

@@ -15,6 +15,7 @@ use super::pace::Pace;
 use super::policy::{Job, Planned, StoreState, next_job, plan};
 use super::site::{Edit, LiveRun, Site, Written, describe};
 use super::slice::{Slice, after_slice};
+use crate::contents::Gone;
 use crate::error::{Error, Result};
 use crate::file_table::{Source, is_tombstone};
 use crate::position::Sequence;
@@ -128,7 +129,8 @@ impl Worker {
         let mut gone = Vec::new();
         let outcome = each_newest(site, tail, |row, place| {
             if oldest && !row.row.is_put() {
-                gone.extend(row.row.key().map(|key| (Box::from(key), place)));
+                let length = row.bytes.len() as u64;
+                gone.extend(row.row.key().map(|key| Gone { key: key.into(), from: place, length }));
                 return Ok(());
             }
             output.push(row, Some(place))?;

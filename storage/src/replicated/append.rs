@@ -293,12 +293,12 @@ impl ReplicatedStore {
 
     /// Sees to it that a batch of so many bytes, and the headroom behind it, have room that is on the disk already: in
     /// the active segment, by extending it, or in a new one. When the disk is full, control may use the headroom.
-    fn make_room(&mut self, bytes: u64, need: Need) -> Result<()> {
+    pub(super) fn make_room(&mut self, bytes: u64, need: Need) -> Result<()> {
         let needed = bytes + CONTROL_HEADROOM_BYTES;
         if self.active.room() >= needed {
             return Ok(());
         }
-        let fits = self.active.end + bytes <= self.segment_bytes || self.active.end == SEGMENT_START;
+        let fits = self.active.end + bytes <= self.segment_bytes || self.active_has_no_entries();
         let made = if fits { self.extend(needed) } else { self.roll(needed) };
         match made {
             Err(Error::DiskFull { .. }) if need == Need::Control && self.active.room() >= bytes => Ok(()),
@@ -428,10 +428,10 @@ impl ReplicatedStore {
     }
 
     /// Writes a batch of no rows, which says what is durable.
-    fn write_marker(&mut self) -> Result<()> {
+    pub(super) fn write_marker(&mut self) -> Result<BatchHeader> {
         let (epoch, first, rows) = (self.chain.epoch, self.chain.next, Rows::default());
         let nothing = LogEntries { epoch, first, log_time_ms: 0, rows };
-        self.write_batch(&nothing, self.known_commit).map(drop)
+        self.write_batch(&nothing, self.known_commit)
     }
 }
 

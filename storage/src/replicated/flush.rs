@@ -7,7 +7,6 @@ use crate::compaction::Compaction;
 use crate::compaction::policy::tail_is_due;
 use crate::error::{Error, Result};
 use crate::options::CONTROL_HEADROOM_BYTES;
-use crate::segment::SEGMENT_START;
 
 /// Ends with the store, whoever else has it.
 #[derive(Debug)]
@@ -86,7 +85,7 @@ impl ReplicatedStore {
         }
         self.tail_log_bytes = 0;
         self.compaction.0.froze();
-        if self.active.end == SEGMENT_START || self.log_retention == LogRetention::Everything {
+        if self.active_has_no_entries() || self.log_retention == LogRetention::Everything {
             return Ok(());
         }
         // What was reserved stays reserved.

@@ -171,6 +171,12 @@ fn open_contents(
 /// Makes a new store: the manifest comes last, so that a store with one is whole.
 fn create(directory: &Directory, lock: &Lock, kind: Kind) -> Result<Manifest> {
     let manifest_path = directory.manifest_path();
+    // A store that is being made has none yet. So MANIFEST was lost, or this is a copy that was never finished.
+    if directory.disk.open_read(&directory.files_path()).is_ok() {
+        let what =
+            "missing, although FILES is there: it was lost, or this copy of a store was never finished";
+        return Err(Error::corrupt(&manifest_path, 0, what));
+    }
     for first in directory.segments()? {
         if !holds_nothing(directory, first)? {
             return Err(Error::corrupt(&manifest_path, 0, "missing, although the log was in use"));
