@@ -113,10 +113,15 @@ impl Compaction {
         Ok(())
     }
 
-    /// A tail was frozen; these are the epochs of the log.
-    pub(crate) fn froze(&self, epochs: &[EpochStart]) {
+    /// A tail is about to be frozen; these are the epochs of the log.
+    pub(crate) fn note_epochs(&self, epochs: &[EpochStart]) {
         *self.shared.site.epochs.lock() = epochs.to_vec();
-        self.shared.site.flow.froze();
+    }
+
+    /// A tail was frozen.
+    pub(crate) fn froze(&self) {
+        let site = &self.shared.site;
+        site.flow.froze(|| site.contents.view().frozen.len());
     }
 
     /// Waits until so few tails are waiting that more may be written. [`Error::Poisoned`] when compaction has failed.
@@ -147,6 +152,13 @@ impl Compaction {
         Ok(())
     }
 
+    /// Waits for the step that is under way, and keeps the next one from beginning meanwhile.
+    #[cfg(test)]
+    pub(crate) fn paused<T>(&self, run: impl FnOnce() -> T) -> T {
+        let _worker = self.shared.worker.lock();
+        run()
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         self.shared.site.flow.check()
     }
@@ -171,7 +183,7 @@ impl Compaction {
         }
     }
 
-    /// Stops at once, in the middle of a step if need be, and waits until it has.
+    /// Stops at once, in the middle of a step if need be, and waits until it has, on whatever thread that was.
     pub(crate) fn stop(&self) {
         self.shared.site.brake.stop();
         self.shared.site.flow.close();
@@ -180,6 +192,8 @@ impl Compaction {
             // It has noted its own panic.
             let _ = thread.join();
         }
+        // Somebody else's thread may be in the middle of a step, too; no other begins.
+        drop(self.shared.worker.lock());
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Contents {
     /// Whether some run is cold.
     has_cold: AtomicBool,
     applied: AtomicU64,
+    /// See [`Contents::indexed`].
+    indexed: AtomicU64,
     settled: AtomicU64,
     records: AtomicU64,
     live_bytes: AtomicU64,
@@ -66,12 +68,12 @@ struct Parts {
     last_segment: Option<Handle>,
 }
 
-/// A row that has been copied elsewhere, or that nobody needs in the hash index any more.
+/// A row that has been copied elsewhere, or that is to leave the hash index.
 #[derive(Debug)]
 pub(crate) struct Moved<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) from: PackedLocator,
-    /// `None`: a row in a cold run, which still counts.
+    /// `None`: it is in a cold run now.
     pub(crate) to: Option<PackedLocator>,
     /// How long the row is.
     pub(crate) length: u64,
@@ -147,6 +149,7 @@ impl Contents {
             index_ahead: AtomicU64::new(0),
             has_cold: AtomicBool::new(false),
             applied: AtomicU64::new(0),
+            indexed: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             records: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
@@ -158,6 +161,11 @@ impl Contents {
     /// The last entry that readers see.
     pub(crate) fn applied(&self) -> Sequence {
         Sequence(self.applied.load(Acquire))
+    }
+
+    /// The last entry that the hash index may know of: above [`Contents::applied`] while some are being applied.
+    pub(crate) fn indexed(&self) -> Sequence {
+        Sequence(self.indexed.load(Acquire)).max(self.applied())
     }
 
     /// Of what was written up to here nothing is read from the log any more: it was flushed, and the index points into runs.
@@ -214,6 +222,12 @@ impl Contents {
         *self.checkpointed.lock() = runs;
     }
 
+    /// Keeps everybody else from changing the index.
+    #[cfg(test)]
+    pub(crate) fn hold_index(&self) -> MutexGuard<'_, HashIndex> {
+        self.hash.lock()
+    }
+
     pub(crate) fn files(&self) -> &Files {
         &self.files
     }
@@ -243,6 +257,8 @@ impl Contents {
     pub(crate) fn read<T>(&self, key: &[u8], mut take: impl FnMut(&StoredRow<'_>) -> T) -> Result<Option<T>> {
         self.foreground.read_one();
         loop {
+            // Before the look: what is applied later has not been looked at.
+            let may_lack = self.applied.load(Acquire) < self.index_ahead.load(Acquire);
             let generation = self.generation.load(Acquire);
             match self.read_hashed(key, Sequence(u64::MAX), &mut take)? {
                 Hashed::Newest(taken) => return Ok(taken),
@@ -250,7 +266,7 @@ impl Contents {
                 Hashed::Moved => continue,
                 Hashed::Nothing => {}
             }
-            if !self.complete.load(Acquire) {
+            if may_lack || !self.complete.load(Acquire) {
                 return self.capture().read(key, take);
             }
             if !self.has_cold.load(Acquire) && self.generation.load(Acquire) == generation {
@@ -315,13 +331,14 @@ impl Contents {
     /// [`Contents::set_applied`] on.
     pub(crate) fn apply(&self, handle: Handle, offset: u64, first: Sequence, frames: &Frames<'_>) {
         let hash = self.hash.lock();
-        // Under the lock: a run is said to be cold before the index forgets its keys.
+        // Under the lock: a run whose rows have left the index is known to be cold by then.
         let cold = self.has_cold.load(Acquire).then(|| self.view());
         let keep_deletes = !self.complete.load(Acquire) || first.0 <= self.index_ahead.load(Acquire);
         let mut places = Vec::new();
-        let mut pointing =
-            Pointing { contents: self, cold: cold.as_deref(), keep_deletes, hash, files: self.files.load() };
-        for frame in frames.clone() {
+        let files = self.files.load();
+        let mut pointing = Pointing { contents: self, cold: cold.as_deref(), keep_deletes, hash, files };
+        for (sequence, frame) in (first.0..).zip(frames.clone()) {
+            self.indexed.store(sequence, Release);
             let Some(key) = frame.stored.row.key() else {
                 places.push(None);
                 continue;

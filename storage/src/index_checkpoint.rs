@@ -5,7 +5,7 @@
 //!
 //! One thing makes an entry wrong: a key's newest row was in the log when the checkpoint was written, and that end of the log is
 //! lost, which may happen to what was never durable. Then the key's row in a run counts again, and no entry says so. So a
-//! checkpoint notes how far the log had been applied when it was finished, and where the log is shorter it does not count.
+//! checkpoint notes how far the index knew the log when it was finished, and where the log is shorter it does not count.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -81,7 +81,7 @@ pub(crate) fn write_if_due(
         directory.checkpoint_numbers()?.into_iter().max().map_or(1, |newest| newest.saturating_add(1));
     let covered: Vec<Covered> =
         hot.iter().map(|file| Covered { number: file.run.number(), handle: file.handle }).collect();
-    write(directory, store_id, number, &covered, contents.index(), || contents.applied())?;
+    write(directory, store_id, number, &covered, contents.index(), || contents.indexed())?;
     contents.set_checkpointed(covered.iter().map(|covered| covered.number).collect());
     directory.remove_checkpoints_but(Some(number))?;
     Ok(true)
@@ -94,7 +94,7 @@ fn write(
     number: u32,
     covered: &[Covered],
     index: &HashReader,
-    applied: impl Fn() -> Sequence,
+    indexed: impl Fn() -> Sequence,
 ) -> Result<()> {
     let path = directory.index_path(number);
     let unfinished = Unfinished::make(&directory.disk, &path, |file| {
@@ -103,9 +103,9 @@ fn write(
         output.write_all(&table)?;
         index.write_checkpoint(0, &mut output).map_err(into_io)?;
         output.flush()?;
-        // Last, since only now is it known what was applied before the index had been walked to its end.
+        // Last, since only now is it known what was in the index before that had been walked to its end.
         let mut fields = [0; 32];
-        fields[..8].copy_from_slice(&applied().0.to_le_bytes());
+        fields[..8].copy_from_slice(&indexed().0.to_le_bytes());
         fields[8..12].copy_from_slice(&u32::try_from(covered.len()).unwrap_or(u32::MAX).to_le_bytes());
         fields[12..16].copy_from_slice(&crc32fast::hash(&table).to_le_bytes());
         let header = FileHeader { store_id, fields }.encode(Magic::IndexCheckpoint);
@@ -121,7 +121,7 @@ pub(crate) struct Checkpoint {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     covered: Vec<Covered>,
-    /// Everything up to here had been applied when it was finished.
+    /// When it was finished the index knew of no entry above this one.
     pub(crate) applied: Sequence,
 }
 

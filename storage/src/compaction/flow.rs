@@ -30,18 +30,18 @@ struct State {
 }
 
 impl Flow {
-    /// A tail was frozen.
-    pub(crate) fn froze(&self) {
+    /// A tail was frozen. `frozen` counts those that are waiting now: this one may have been flushed already.
+    pub(crate) fn froze(&self, frozen: impl FnOnce() -> usize) {
         let mut state = self.state.lock();
-        state.frozen += 1;
+        state.frozen = frozen() as u64;
         state.due = true;
         self.told.notify_all();
     }
 
     /// The oldest frozen tail was flushed.
-    pub(crate) fn flushed(&self) {
+    pub(crate) fn flushed(&self, frozen: impl FnOnce() -> usize) {
         let mut state = self.state.lock();
-        state.frozen = state.frozen.saturating_sub(1);
+        state.frozen = frozen() as u64;
         self.told.notify_all();
     }
 

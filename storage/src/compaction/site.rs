@@ -23,7 +23,7 @@ use super::flow::Flow;
 use super::pace::Brake;
 use super::policy::{FileState, RunState, Tuning};
 use crate::clock::Expiry;
-use crate::contents::{Contents, Gone, Moved};
+use crate::contents::{Contents, Moved};
 use crate::directory::Directory;
 use crate::durability::SyncGate;
 use crate::error::Result;
@@ -223,7 +223,7 @@ impl Site {
             View { frozen: view.frozen[flushed..].to_vec(), runs }
         });
         if edit.flushed.is_some() {
-            self.flow.flushed();
+            self.flow.flushed(|| self.contents.view().frozen.len());
         }
         Ok(())
     }
@@ -260,11 +260,6 @@ impl Site {
         })?;
         batch.finish();
         Ok(())
-    }
-
-    /// Step 4, for rows that are nowhere any more.
-    pub(crate) fn forget_rows(&self, gone: &[Gone]) {
-        self.contents.forget_rows(gone);
     }
 
     /// Notes where rows are now, for the next opening, if much has changed.

@@ -1,5 +1,6 @@
 //! Compaction with everything real but the log: rows lie in segments that are only rows.
 
+mod checkpoint;
 mod crash;
 mod model;
 mod threads;
@@ -150,7 +151,7 @@ impl Workshop {
     /// Freezes the tail, as the log's owner does.
     pub(super) fn freeze(&self) {
         if self.contents.freeze() {
-            self.compaction.froze(&[]);
+            self.compaction.froze();
         }
     }
 

@@ -46,8 +46,12 @@ impl Worker {
         Worker { runs, flushed, pace, begun: Instant::now(), request: None }
     }
 
-    /// Does the next step. False: there is nothing to do.
+    /// Does the next step. False: there is nothing to do. Once compaction was stopped there is none: the directory may be
+    /// somebody else's by now.
     pub(crate) fn step(&mut self, site: &Site) -> Result<bool> {
+        if site.brake.is_stopped() {
+            return Err(Error::Closed);
+        }
         self.pace.look(self.begun.elapsed(), site.contents.foreground());
         let files = site.contents.files().load_full();
         let now_ms = self.request.map_or_else(|| site.now_ms(), |request| request.now_ms);
@@ -77,7 +81,7 @@ impl Worker {
         self.request = Some(Request { now_ms: site.now_ms() });
         let mut outcome = Ok(true);
         while let Ok(true) = outcome {
-            outcome = if site.brake.is_stopped() { Err(Error::Closed) } else { self.step(site) };
+            outcome = self.step(site);
         }
         self.request = None;
         outcome.map(|_| ())
@@ -151,7 +155,7 @@ impl Worker {
             site.move_rows(file, &written.moved_from, false)?;
             site.count(|figures| &figures.flushed_bytes, file.run.summary().file_bytes);
         }
-        site.forget_rows(&gone);
+        site.contents.forget_rows(&gone);
         site.contents.set_settled(tail.last);
         site.count(|figures| &figures.flushes, 1);
         Ok(())
@@ -190,7 +194,7 @@ impl Worker {
             site.move_rows(file, &written.moved_from, slice.cold)?;
             site.count(|figures| &figures.merged_bytes, file.run.summary().file_bytes);
         }
-        site.forget_rows(&done.gone);
+        site.contents.forget_rows(&done.gone);
         dropped.iter().for_each(|file| site.let_go(file));
         site.count(|figures| &figures.slices, 1);
         Ok(())

@@ -78,11 +78,13 @@ impl ReplicatedStore {
     /// Freezes the tail, and goes on in another segment, so that the ones before can go when the tail has been flushed.
     pub(crate) fn freeze(&mut self) -> Result<()> {
         self.writable()?;
+        // First: once it is frozen it may be flushed at any time, and FILES says which epochs it is of.
+        self.compaction.0.note_epochs(&self.epochs);
         if !self.contents.freeze() {
             return Ok(());
         }
         self.tail_log_bytes = 0;
-        self.compaction.0.froze(&self.epochs);
+        self.compaction.0.froze();
         if self.active_has_no_entries() || self.log_retention == LogRetention::Everything {
             return Ok(());
         }
