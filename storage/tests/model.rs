@@ -89,6 +89,8 @@ struct Play {
     /// Runs may be cold, so that counts are estimates.
     estimates: bool,
     crashes: u32,
+    /// A write failed, and nobody knows whether it happened: the power has to fail before anything else is done.
+    crash_is_due: bool,
 }
 
 impl Play {
@@ -115,6 +117,7 @@ impl Play {
             snapshots: Vec::new(),
             estimates: false,
             crashes: 0,
+            crash_is_due: false,
         };
         play.open();
         play
@@ -165,7 +168,7 @@ impl Play {
             Err(_) => {
                 // It may have happened.
                 self.ends.insert(self.last, self.map.clone());
-                self.crash();
+                self.crash_is_due = true;
             }
         }
     }
@@ -176,6 +179,15 @@ impl Play {
     }
 
     fn write(&mut self) {
+        self.write_something();
+        // Not before: whoever writes holds on to the store, whose threads end when the last holder lets go. A disk that
+        // two stores write to proves nothing.
+        if std::mem::take(&mut self.crash_is_due) {
+            self.crash();
+        }
+    }
+
+    fn write_something(&mut self) {
         let durability = [Durability::Sync, Durability::Interval, Durability::Buffered, Durability::Buffered]
             [self.dice.below(4) as usize];
         let mut options = WriteOptions::new().durability(durability);
@@ -476,7 +488,7 @@ fn a_store_is_a_map_that_remembers() {
     });
     match seeds {
         Some(seeds) => seeds.for_each(play),
-        // Those whose compaction has no thread of its own: the same seed plays the same each time.
-        None => (0..10).filter(|seed| seed % 4 < 2).for_each(play),
+        // Of half of them compaction has no thread of its own: those play the same each time.
+        None => (0..10).for_each(play),
     }
 }

@@ -241,7 +241,10 @@ impl FaultyDisk {
         self.state.lock().used_bytes()
     }
 
-    /// The power fails, and faults are over. Drop every store on this disk first.
+    /// The power fails, and faults are over.
+    ///
+    /// # Panics
+    /// When somebody still has a store on this disk: it would go on writing to what is there after the crash.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -260,6 +263,7 @@ impl FaultyDisk {
     /// ```
     pub fn crash(&self, unsynced: Unsynced) {
         let mut state = self.state.lock();
+        assert!(state.locked.is_empty(), "the power fails under {:?}: drop that store first", state.locked);
         let mut dice = Dice(unsynced);
         let directories = match unsynced {
             Unsynced::Kept => state.directories.clone(),
@@ -271,7 +275,6 @@ impl FaultyDisk {
         }
         state.fault = None;
         state.look_fault = None;
-        state.locked.clear();
         state.durable_directories.clone_from(&directories);
         state.directories = directories;
         state.durable_files.clone_from(&files);
