@@ -143,6 +143,10 @@ impl ReplicatedStore {
             buffer: Vec::new(),
         };
         store.note_tail_log_bytes();
+        if kind == Kind::Standalone {
+            // Nobody above decides what is committed: what survived counts.
+            store.apply(last)?;
+        }
         Ok(store)
     }
 }
@@ -171,17 +175,8 @@ fn open_contents(
 
 /// Makes a new store: the manifest comes last, so that a store with one is whole.
 fn create(directory: &Directory, lock: &Lock, kind: Kind) -> Result<Manifest> {
-    let manifest_path = directory.manifest_path();
-    // A store that is being made has none yet. So MANIFEST was lost, or this is a copy that was never finished.
-    if directory.disk.open_read(&directory.files_path()).is_ok() {
-        let what =
-            "missing, although FILES is there: it was lost, or this copy of a store was never finished";
-        return Err(Error::corrupt(&manifest_path, 0, what));
-    }
+    Manifest::was_never_made(directory)?;
     for first in directory.segments()? {
-        if !holds_nothing(directory, first)? {
-            return Err(Error::corrupt(&manifest_path, 0, "missing, although the log was in use"));
-        }
         let path = directory.segment_path(first);
         directory.disk.remove(&path).map_err(Error::io(&path))?;
     }
@@ -209,14 +204,6 @@ fn live_segments(directory: &Directory, log_first: Sequence) -> Result<Vec<Seque
         directory.disk.remove(&path).map_err(Error::io(&path))?;
     }
     Ok(live)
-}
-
-/// Whether a segment is as short as a new store's. It grows only once there is a manifest, so anything longer was in use;
-/// and what lies there may be somebody's whole log, or no log at all: it is not read to find out.
-fn holds_nothing(directory: &Directory, first: Sequence) -> Result<bool> {
-    let path = directory.segment_path(first);
-    let file = directory.disk.open(&path).map_err(Error::io(&path))?;
-    Ok(file.len().map_err(Error::io(&path))? <= SEGMENT_START)
 }
 
 /// Sixteen bytes from the operating system's randomness, by way of the standard library's hasher keys.
