@@ -47,11 +47,12 @@ impl Worker {
     }
 
     /// Does the next step. False: there is nothing to do. Once compaction was stopped there is none: the directory may be
-    /// somebody else's by now.
+    /// somebody else's by now. Nor after a failure: the index may still point at what is not in the runs any more.
     pub(crate) fn step(&mut self, site: &Site) -> Result<bool> {
         if site.brake.is_stopped() {
             return Err(Error::Closed);
         }
+        site.flow.check()?;
         self.pace.look(self.begun.elapsed(), site.contents.foreground());
         let files = site.contents.files().load_full();
         let now_ms = self.request.map_or_else(|| site.now_ms(), |request| request.now_ms);
