@@ -36,8 +36,7 @@ fn a_checkpoint_notes_rows_that_are_only_being_applied() {
 #[test]
 fn nothing_is_done_after_a_failure() {
     let row = |number: u32| (format!("key {number:05}").into_bytes(), Some((vec![7; 200], None)));
-    let mut failed = 0;
-    for look in 1.. {
+    for (failed, look) in (1..).enumerate() {
         let mut workshop = Workshop::new(Plan::default());
         for tail in 0..2 {
             workshop.write(&(tail * 25..(tail + 1) * 25).map(row).collect::<Vec<_>>()).unwrap();
@@ -49,7 +48,6 @@ fn nothing_is_done_after_a_failure() {
             assert!(failed > 2, "too few calls failed to show anything");
             return;
         }
-        failed += 1;
         let calls = workshop.disk.calls();
         assert!(matches!(workshop.rest(), Err(Error::Poisoned { .. })), "look {look}");
         assert_eq!(workshop.disk.calls(), calls, "look {look}");
