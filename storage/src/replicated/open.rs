@@ -68,7 +68,7 @@ impl ReplicatedStore {
         let capacity = segment_capacity(segment_bytes);
         let mut checkpoint = Checkpoint::newest(&directory, manifest.store_id)?;
         let (contents, (log, active)) = loop {
-            let opened = open_contents(&directory, &catalogue, &memory, checkpoint.as_ref(), capacity)?;
+            let opened = open_contents(&directory, &catalogue, &memory, &mut checkpoint, capacity)?;
             match &checkpoint {
                 // The index was ahead of the log: see index_checkpoint.rs.
                 Some(checkpoint) if opened.1.0.walk.chain.next <= checkpoint.applied => {}
@@ -151,22 +151,31 @@ impl ReplicatedStore {
     }
 }
 
-/// The runs, the index, and what is in the log beyond them.
+/// The runs, the index, and what is in the log beyond them. A checkpoint that is damaged further in, or cannot be read, is no
+/// loss: it goes, and is `None` afterwards.
 fn open_contents(
     directory: &Directory,
     catalogue: &Catalogue,
     memory: &Arc<Memory>,
-    checkpoint: Option<&Checkpoint>,
+    checkpoint: &mut Option<Checkpoint>,
     capacity: u64,
 ) -> Result<(Arc<Contents>, (Log, Segment))> {
-    let contents = match loading::load(directory, catalogue, memory, checkpoint) {
-        // A checkpoint that is damaged further in is none.
-        Err(Error::Corrupt { .. }) if checkpoint.is_some() => {
-            loading::load(directory, catalogue, memory, None)
-        }
-        loaded => loaded,
+    let with_checkpoint = match &checkpoint {
+        Some(usable) => loading::load(directory, catalogue, memory, Some(usable)).ok(),
+        None => None,
     };
-    let contents = Arc::new(contents?);
+    let contents = match with_checkpoint {
+        Some(contents) => contents,
+        None => {
+            // If it is a run that is damaged, this says so, and the checkpoint stays.
+            let contents = loading::load(directory, catalogue, memory, None)?;
+            if checkpoint.take().is_some() {
+                directory.remove_checkpoints_but(None)?;
+            }
+            contents
+        }
+    };
+    let contents = Arc::new(contents);
     contents.set_applied(catalogue.flushed);
     contents.set_settled(catalogue.flushed);
     let log = Log::read(directory, catalogue, &contents, memory, capacity)?;
