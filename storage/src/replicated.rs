@@ -10,7 +10,7 @@
 //! ```
 //!
 //! What it does not do: it does not know what is committed (it is told), it takes no locks among writers (there
-//! is one), and it reclaims nothing: rows that were overwritten keep their space.
+//! is one), and it never waits for compaction: an owner asks [`ReplicatedStore::is_congested`] before it takes more in.
 
 mod append;
 mod checkpoint;
