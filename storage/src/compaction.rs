@@ -143,7 +143,8 @@ impl Compaction {
         self.shared.site.flow.when_relieved(call);
     }
 
-    /// Makes one run, without garbage, of all that is in frozen tails and runs now. Works on the caller's thread.
+    /// Makes one run, without garbage, of all that is in frozen tails and runs now: what is written meanwhile is another one's.
+    /// Works on the caller's thread.
     pub(crate) fn compact(&self) -> Result<()> {
         self.shared.site.flow.check()?;
         let outcome = self.shared.worker.lock().compact(&self.shared.site);

@@ -137,18 +137,17 @@ impl Directory {
         }
     }
 
-    /// Removes checkpoints, finished or not, but for one. That they are gone lasts when this returns.
+    /// Removes checkpoints, finished or not, but for one. That they are gone lasts when this returns: also of those that an
+    /// earlier process removed, which was killed before it had seen to that. One that comes back may be too old.
     pub(crate) fn remove_checkpoints_but(&self, keep: Option<u32>) -> Result<()> {
-        let mut removed = false;
         for name in self.index_names()? {
             let number = checkpoint_number(name.strip_suffix(UNFINISHED).unwrap_or(&name));
             if number.is_some_and(|number| keep != Some(number) || name.ends_with(UNFINISHED)) {
                 let path = self.index.join(name);
                 self.disk.remove(&path).map_err(Error::io(&path))?;
-                removed = true;
             }
         }
-        if removed { self.disk.sync_dir(&self.index).map_err(Error::io(&self.index)) } else { Ok(()) }
+        self.disk.sync_dir(&self.index).map_err(Error::io(&self.index))
     }
 
     /// Removes a FILES that an earlier process was making when it ended.

@@ -109,6 +109,8 @@ pub struct ReplicatedStore {
     durable: Sequence,
     /// The durable sequence that the log itself proves.
     proven: Sequence,
+    /// Everything up to here was applied before the store was opened, so far as its saved index knew.
+    was_applied: Sequence,
     known_commit: Sequence,
     epochs: Vec<EpochStart>,
     pending: Pending,

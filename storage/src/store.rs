@@ -422,7 +422,8 @@ impl Store {
 
     /// Writes all records to one file in the order of their keys (or to several, if there is much), without what was
     /// overwritten, deleted or has expired, and gives all other space back. By itself a store does as much of this as pays;
-    /// ranges are read fastest afterwards. Others read and write meanwhile.
+    /// ranges are read fastest afterwards. Others read and write meanwhile: what is there when this begins is compacted when it
+    /// returns, and what they write later is not waited for.
     ///
     /// ```
     /// # let directory = tempfile::tempdir()?;

@@ -234,12 +234,14 @@ fn damage_is_found_and_not_copied() {
 #[ignore = "it prints figures: cargo test --release -p paddock-storage --test compaction -- --ignored --nocapture"]
 fn figures() {
     let directory = tempfile::tempdir().unwrap();
-    let options = Options::new()
-        .flush_bytes(std::env::var("FLUSH").map_or(4 << 20, |bytes| bytes.parse().unwrap()))
-        .durability(paddock_storage::Durability::Buffered)
-        .compression(Compression::None);
-    let store = Store::builder(directory.path()).options(options).open().unwrap();
-    let keys = std::env::var("KEYS").map_or(200_000, |keys| keys.parse().unwrap());
+    let number = |name: &str| std::env::var(name).ok().map(|number| number.parse::<u64>().unwrap());
+    let mut options =
+        Options::new().durability(paddock_storage::Durability::Buffered).compression(Compression::None);
+    if let Some(bytes) = number("FLUSH") {
+        options = options.flush_bytes(bytes);
+    }
+    let store = Store::builder(directory.path()).options(options.clone()).open().unwrap();
+    let keys = number("KEYS").unwrap_or(200_000) as u32;
     let (mut dice, mut noise) = (dice(1), dice(2));
     let row_bytes = 16 + 12 + 200;
     let mut latencies: Vec<Duration> = Vec::new();
@@ -277,6 +279,14 @@ fn figures() {
         at(0.9999),
         at(1.0)
     );
+    let begun = Instant::now();
+    store.close().unwrap();
+    let seconds = begun.elapsed().as_secs_f64();
+    let live = (u64::from(keys) * row_bytes) as f64;
+    let at_close = parts_on_disk(directory.path());
+    let space: u64 = at_close.iter().map(|(_, bytes)| bytes).sum();
+    println!("close(): {seconds:.3} s; {:.2} of live on the disk: {at_close:?}", space as f64 / live);
+    let store = Store::builder(directory.path()).options(options).open().unwrap();
     let begun = Instant::now();
     store.compact().unwrap();
     let stats = store.stats().unwrap();
@@ -342,4 +352,14 @@ fn nobody_waits_for_a_compaction_that_cannot_go_on() {
             is_over
         );
     }
+}
+
+/// Bytes that the disk gives to each folder of a store.
+fn parts_on_disk(path: &Path) -> Vec<(&'static str, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let bytes = |folder: &&'static str| {
+        let entries = std::fs::read_dir(path.join(folder)).unwrap();
+        entries.map(|entry| entry.unwrap().metadata().unwrap().blocks() * 512).sum()
+    };
+    ["log", "runs", "index"].iter().map(|folder| (*folder, bytes(folder))).collect()
 }

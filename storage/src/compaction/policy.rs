@@ -72,8 +72,8 @@ pub(crate) struct StoreState<'a> {
     pub(crate) hash_entries_max: u64,
     /// Nobody is writing: time to tidy up further.
     pub(crate) idle: bool,
-    /// Somebody asked for everything to become one run without garbage.
-    pub(crate) requested: bool,
+    /// Somebody asked for so many of the oldest runs to become one without garbage.
+    pub(crate) requested: Option<usize>,
 }
 
 /// The next step.
@@ -248,15 +248,15 @@ pub(crate) fn next_job(state: &StoreState<'_>, tuning: &Tuning) -> Job {
         return Job::Cool { runs };
     }
     if overlap >= tuning.runs_max
-        && let Some(runs) = cheapest(&state.runs, tuning)
+        && let Some(runs) = cheapest(&state.runs, state.requested, tuning)
     {
         return merge(state, runs, Reason::Limit);
     }
     if let Some(Unfinished { inputs, .. }) = unfinished(&state.runs).last() {
         return merge(state, inputs, Reason::Unfinished);
     }
-    if state.requested && (count > 1 || state.runs.iter().any(RunState::has_droppable)) {
-        return merge(state, 0..count, Reason::Requested);
+    if let Some(job) = requested_job(state) {
+        return job;
     }
     if let Some(runs) = garbage_window(state, tuning) {
         return merge(state, runs, Reason::Garbage);
@@ -271,6 +271,20 @@ pub(crate) fn next_job(state: &StoreState<'_>, tuning: &Tuning) -> Job {
     }
 }
 
+/// The next step of what somebody asked for, once what they want merged is in runs. `None`: it is done, or nobody asks.
+///
+/// No merge that begins meanwhile takes runs of both sides, those that were there and those that came later. So what there
+/// is to do becomes less with each step, whatever is written and flushed between two.
+pub(crate) fn requested_job(state: &StoreState<'_>) -> Option<Job> {
+    let count = state.requested?.min(state.runs.len());
+    let begun = unfinished(&state.runs).filter(|merge| merge.inputs.start < count).last();
+    if let Some(Unfinished { inputs, .. }) = begun {
+        return Some(merge(state, inputs, Reason::Unfinished));
+    }
+    let wanted = count > 1 || state.runs[..count].iter().any(RunState::has_droppable);
+    wanted.then(|| merge(state, 0..count, Reason::Requested))
+}
+
 fn merge(state: &StoreState<'_>, runs: Range<usize>, reason: Reason) -> Job {
     // What a merge under way has moved already is before its inputs, and has no key in common with them.
     let begun = unfinished(&state.runs).find(|window| window.inputs == runs).and_then(|window| window.output);
@@ -278,8 +292,8 @@ fn merge(state: &StoreState<'_>, runs: Range<usize>, reason: Reason) -> Job {
     // would compare. So what has a cold part is cold.
     let cold = state.runs[begun.unwrap_or(runs.start)..runs.end].iter().any(|run| run.cold);
     let drops = match (begun.unwrap_or(runs.start), state.requested) {
-        (0, true) => Drops::All,
-        (0, false) => Drops::Many,
+        (0, Some(_)) => Drops::All,
+        (0, None) => Drops::Many,
         _ => Drops::Nothing,
     };
     Job::Merge { runs, cold, drops, reason }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::merge::Rules;
 use super::output::{Meter, Output};
 use super::pace::Pace;
-use super::policy::{Job, Planned, StoreState, next_job, plan};
+use super::policy::{Job, Planned, StoreState, next_job, plan, requested_job};
 use super::site::{Edit, LiveRun, Site, Written, describe};
 use super::slice::{Slice, after_slice};
 use crate::contents::Gone;
@@ -29,7 +29,7 @@ pub(crate) struct Worker {
     flushed: Sequence,
     pace: Pace,
     begun: Instant,
-    /// Since then everything has to become one run without garbage.
+    /// What somebody asked for has to become one run without garbage.
     request: Option<Request>,
 }
 
@@ -37,6 +37,8 @@ pub(crate) struct Worker {
 struct Request {
     /// What has expired when it was made has to go.
     now_ms: Option<u64>,
+    /// What was written up to here, which was flushed or frozen when it was made. What is written later is not waited for.
+    through: Sequence,
 }
 
 impl Worker {
@@ -49,6 +51,10 @@ impl Worker {
     /// Does the next step. False: there is nothing to do. Once compaction was stopped there is none: the directory may be
     /// somebody else's by now.
     pub(crate) fn step(&mut self, site: &Site) -> Result<bool> {
+        self.step_of(site, |state| next_job(state, &site.settings.tuning))
+    }
+
+    fn step_of(&mut self, site: &Site, choose: impl FnOnce(&StoreState<'_>) -> Job) -> Result<bool> {
         if site.brake.is_stopped() {
             return Err(Error::Closed);
         }
@@ -56,7 +62,7 @@ impl Worker {
         let files = site.contents.files().load_full();
         let now_ms = self.request.map_or_else(|| site.now_ms(), |request| request.now_ms);
         let state = self.state(site, describe(&self.runs, &files, now_ms));
-        match next_job(&state, &site.settings.tuning) {
+        match choose(&state) {
             Job::Nothing => return Ok(false),
             Job::Flush => {
                 drop(state);
@@ -76,15 +82,29 @@ impl Worker {
         Ok(true)
     }
 
-    /// Makes one run of everything that is flushed or frozen.
+    /// Makes one run of everything that is flushed or frozen now.
     pub(crate) fn compact(&mut self, site: &Site) -> Result<()> {
-        self.request = Some(Request { now_ms: site.now_ms() });
-        let mut outcome = Ok(true);
-        while let Ok(true) = outcome {
-            outcome = self.step(site);
-        }
+        let through = site.contents.view().frozen.last().map_or(self.flushed, |tail| tail.last);
+        self.request = Some(Request { now_ms: site.now_ms(), through });
+        let outcome = self.fulfil(site, through);
         self.request = None;
-        outcome.map(|_| ())
+        outcome
+    }
+
+    /// In turn: a step of what is urgent, if something is, and one of what was asked for. So neither waits for long,
+    /// and what was asked for comes to its end, however much is written meanwhile.
+    fn fulfil(&mut self, site: &Site, through: Sequence) -> Result<()> {
+        loop {
+            let is_urgent = !site.contents.view().frozen.is_empty()
+                || site.contents.hash_keys() > site.settings.hash_entries_max;
+            if is_urgent {
+                self.step(site)?;
+            }
+            let is_flushed = self.flushed >= through;
+            if is_flushed && !self.step_of(site, |state| requested_job(state).unwrap_or(Job::Nothing))? {
+                return Ok(());
+            }
+        }
     }
 
     /// Whether somebody reads or writes, as far as is known.
@@ -99,8 +119,13 @@ impl Worker {
             hash_entries: site.contents.hash_keys(),
             hash_entries_max: site.settings.hash_entries_max,
             idle: !self.pace.is_busy(),
-            requested: self.request.is_some(),
+            requested: self.request.map(|request| self.runs_through(request.through)),
         }
+    }
+
+    /// How many of the oldest runs have something that was written up to a sequence.
+    fn runs_through(&self, through: Sequence) -> usize {
+        self.runs.iter().take_while(|run| run.first <= through).count()
     }
 
     /// Accounts for bytes that were moved: waits as long as the pace says, and sees to it that no tail waits meanwhile.

@@ -118,6 +118,7 @@ impl ReplicatedStore {
             chain: log.walk.chain,
             durable: last,
             proven: log.walk.proven,
+            was_applied: checkpoint.map_or(Sequence(0), |checkpoint| checkpoint.applied),
             known_commit: log.walk.known_commit.min(last),
             epochs: log.epochs,
             pending: log.pending,

@@ -29,7 +29,8 @@ impl ReplicatedStore {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Misplaced`] below what is applied or known to be committed; [`Error::DiskFull`], if the log itself has no
+    /// [`Error::Misplaced`] below what is applied or known to be committed, or was applied before the store was opened, as
+    /// far as its saved index knows; [`Error::DiskFull`], if the log itself has no
     /// room left either: nothing was cut;
     /// [`Error::Io`], [`Error::Poisoned`].
     pub fn truncate_after(&mut self, last_kept: Sequence) -> Result<()> {
@@ -37,7 +38,8 @@ impl ReplicatedStore {
         if last_kept >= self.last().sequence {
             return Ok(());
         }
-        let committed = self.known_commit.max(self.applied());
+        // Of a key whose last row was in what is cut, the saved index would know no older row either.
+        let committed = self.known_commit.max(self.applied()).max(self.was_applied);
         if last_kept < committed {
             let what = "the log may not be cut below what is committed: the cut is after";
             return Err(Error::Misplaced { what, actual: last_kept.0, expected: committed.0 });

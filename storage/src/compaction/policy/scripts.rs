@@ -33,7 +33,9 @@ impl goldenscript::Runner for Runner {
             "frozen" => self.state.frozen = number(&mut arguments)? as usize,
             "hash" => self.state.hash_entries = number(&mut arguments)?,
             "idle" => self.state.idle = true,
-            "request" => self.state.requested = true,
+            "request" => {
+                self.state.requested = Some(arguments.next_pos().map_or(Ok(usize::MAX), str::parse)?);
+            }
             "next" => return Ok(self.next()),
             "plan" => return self.plan(&mut arguments),
             other => return Err(format!("unknown command {other}").into()),

@@ -191,6 +191,7 @@ impl Simulation {
         };
         let run = |run: &'_ Run| -> Vec<(u64, u64)> { run.files.iter().map(file).collect() };
         let counted: Vec<Vec<(u64, u64)>> = self.runs.iter().map(run).collect();
+        let requested = requested.then_some(usize::MAX);
         let mut state = StoreState { frozen: self.frozen.len(), idle, requested, ..StoreState::default() };
         for (run, counted) in self.runs.iter().zip(counted) {
             let files = run.files.iter().zip(counted).map(|(file, (live, tombstones))| FileState {

@@ -124,8 +124,12 @@ pub(crate) fn cost(runs: &[RunState<'_>], tuning: &Tuning) -> u64 {
 }
 
 /// The merge that costs the least for each run that it saves. One that is under way is a candidate as a whole, never
-/// in part. Of equals the newest.
-pub(crate) fn cheapest(runs: &[RunState<'_>], tuning: &Tuning) -> Option<Range<usize>> {
+/// in part. Of equals the newest. None that begins takes runs from before and behind the `border`.
+pub(crate) fn cheapest(
+    runs: &[RunState<'_>],
+    border: Option<usize>,
+    tuning: &Tuning,
+) -> Option<Range<usize>> {
     let mut best: Option<(u64, Range<usize>)> = None;
     let mut consider = |window: Range<usize>| {
         let saved = window.len().saturating_sub(1).max(1) as u64;
@@ -142,7 +146,10 @@ pub(crate) fn cheapest(runs: &[RunState<'_>], tuning: &Tuning) -> Option<Range<u
     };
     for start in 0..runs.len() {
         let free = (start..runs.len()).take_while(|place| !taken(*place)).count();
-        (2..=free).for_each(|length| consider(start..start + length));
+        let crosses =
+            |window: &Range<usize>| border.is_some_and(|border| window.start < border && border < window.end);
+        let windows = (2..=free).map(|length| start..start + length);
+        windows.filter(|window| !crosses(window)).for_each(&mut consider);
     }
     best.map(|(_, window)| window)
 }
