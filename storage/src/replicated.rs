@@ -379,10 +379,7 @@ impl ReplicatedStore {
         }
         self.pending.apply(through, &self.contents);
         self.freeze_if_due()?;
-        if self.contents.settled() > self.released {
-            self.released = self.contents.settled();
-            self.release_log()?;
-        }
+        self.let_log_go()?;
         self.known_commit = self.known_commit.max(through);
         Ok(())
     }
