@@ -41,7 +41,7 @@ use crate::header::StoreId;
 use crate::lock::Lock;
 use crate::maintenance::{Board, Maintenance};
 use crate::manifest::{Kind, Manifest};
-use crate::memory::Memory;
+use crate::memory::{Memory, MemoryStats};
 use crate::options::Options;
 use crate::pending::Pending;
 use crate::position::{EpochStart, Position, Sequence};
@@ -182,6 +182,8 @@ pub struct Stats {
     pub durable: Sequence,
     /// What compaction has done, and what is there for it.
     pub compaction: CompactionStats,
+    /// How the memory budget is used for files and blocks.
+    pub memory: MemoryStats,
 }
 
 impl ReplicatedStore {
@@ -468,6 +470,7 @@ impl ReplicatedStore {
             last: self.last().sequence,
             durable: self.durable,
             compaction: self.compaction.0.stats(),
+            memory: self.active.file.memory().stats(),
         }
     }
 

@@ -271,6 +271,13 @@ impl Site {
         let _ = write_if_due(&self.directory, self.store_id, &self.contents, When::Running);
     }
 
+    /// Maps files for which there was no room when they were opened: those that had it may have gone since.
+    pub(crate) fn map_files(&self, files: &FileTable) {
+        if self.memory.has_unmapped() {
+            files.iter().for_each(|entry| entry.map());
+        }
+    }
+
     /// How long the files of a merge of so many bytes are made.
     pub(crate) fn file_bytes(&self, all_bytes: u64) -> u64 {
         const FILES: u64 = 16;
@@ -294,34 +301,25 @@ impl Site {
 /// Rows on their way to [`Contents::move_rows`], which takes them by the few hundred.
 struct Batch<'a> {
     contents: &'a Contents,
-    keys: Vec<u8>,
-    rows: Vec<(usize, PackedLocator, Option<PackedLocator>, u64)>,
+    rows: Vec<Moved>,
 }
 
 const BATCH_ROWS: usize = 256;
 
 impl<'a> Batch<'a> {
     fn new(contents: &'a Contents) -> Batch<'a> {
-        Batch { contents, keys: Vec::new(), rows: Vec::with_capacity(BATCH_ROWS) }
+        Batch { contents, rows: Vec::with_capacity(BATCH_ROWS) }
     }
 
     fn push(&mut self, key: &[u8], from: PackedLocator, to: Option<PackedLocator>, length: u64) {
-        self.keys.extend_from_slice(key);
-        self.rows.push((self.keys.len(), from, to, length));
+        self.rows.push(Moved { hash: self.contents.index().hash(key), from, to, length });
         if self.rows.len() == BATCH_ROWS {
             self.finish();
         }
     }
 
     fn finish(&mut self) {
-        let mut start = 0;
-        let keys = &self.keys;
-        self.contents.move_rows(self.rows.iter().map(|(end, from, to, length)| {
-            let key = &keys[start..*end];
-            start = *end;
-            Moved { key, from: *from, to: *to, length: *length }
-        }));
-        self.keys.clear();
+        self.contents.move_rows(&self.rows);
         self.rows.clear();
     }
 }

@@ -15,7 +15,6 @@ use super::pace::Pace;
 use super::policy::{Job, Planned, StoreState, next_job, plan, requested_job};
 use super::site::{Edit, LiveRun, Site, Written, describe};
 use super::slice::{Slice, after_slice};
-use crate::contents::Gone;
 use crate::error::{Error, Result};
 use crate::file_table::{Source, is_tombstone};
 use crate::position::Sequence;
@@ -60,6 +59,7 @@ impl Worker {
         }
         self.pace.look(self.begun.elapsed(), site.contents.foreground());
         let files = site.contents.files().load_full();
+        site.map_files(&files);
         let now_ms = self.request.map_or_else(|| site.now_ms(), |request| request.now_ms);
         let state = self.state(site, describe(&self.runs, &files, now_ms));
         match choose(&state) {
@@ -154,8 +154,7 @@ impl Worker {
         let mut gone = Vec::new();
         let outcome = each_newest(site, tail, |row, place| {
             if oldest && !row.row.is_put() {
-                let length = row.bytes.len() as u64;
-                gone.extend(row.row.key().map(|key| Gone { key: key.into(), from: place, length }));
+                gone.extend(site.contents.gone(row, Some(place)));
                 return Ok(());
             }
             output.push(row, Some(place))?;
