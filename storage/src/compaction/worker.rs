@@ -48,7 +48,7 @@ impl Worker {
     }
 
     /// Does the next step. False: there is nothing to do. Once compaction was stopped there is none: the directory may be
-    /// somebody else's by now.
+    /// somebody else's by now. Nor after a failure: the index may still point at what is not in the runs any more.
     pub(crate) fn step(&mut self, site: &Site) -> Result<bool> {
         self.step_of(site, |state| next_job(state, &site.settings.tuning))
     }
@@ -57,6 +57,7 @@ impl Worker {
         if site.brake.is_stopped() {
             return Err(Error::Closed);
         }
+        site.flow.check()?;
         self.pace.look(self.begun.elapsed(), site.contents.foreground());
         let files = site.contents.files().load_full();
         site.map_files(&files);
