@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::Mutex;
 
+use super::beginning::Beginning;
 use super::flow::Flow;
 use super::pace::Brake;
 use super::policy::{FileState, RunState, Tuning};
@@ -72,6 +73,7 @@ pub(crate) struct Site {
     pub(crate) epochs: Mutex<Vec<EpochStart>>,
     /// Through which the log is made durable.
     pub(crate) gate: SyncGate,
+    pub(crate) beginning: Beginning,
     pub(crate) brake: Brake,
     pub(crate) flow: Flow,
     pub(crate) figures: Figures,
@@ -165,7 +167,7 @@ impl Site {
     ) -> Site {
         let store_id = catalogue.lock().store_id;
         let epochs = Mutex::default();
-        let (brake, flow, figures) = Default::default();
+        let (beginning, brake, flow, figures) = Default::default();
         Site {
             contents,
             directory,
@@ -176,6 +178,7 @@ impl Site {
             catalogue,
             epochs,
             gate,
+            beginning,
             brake,
             flow,
             figures,
