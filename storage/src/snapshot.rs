@@ -3,7 +3,6 @@
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
-
 use crate::capture::Capture;
 use crate::clock::Expiry;
 use crate::contents::Contents;
