@@ -3,7 +3,7 @@
 //! - [`policy`] says what to do next: pure, from sizes and garbage.
 //! - [`merge`] says which rows stay, and why that is right: pure.
 //! - [`pace`] says how fast.
-//! - [`worker`] does it, one step after the other: a flush of a frozen tail, a [`slice`] of a merge.
+//! - [`worker`] does it, one step after the other: a flush of a frozen tail, a [`mod@slice`] of a merge.
 //! - [`site`] is what it works on, and the order in which its results come to count.
 //! - [`beginning`] lets the log's beginning go, once nothing needs it any more.
 //! - [`flow`] is where it waits for work, and writers for it.
@@ -11,7 +11,7 @@
 //! A store has one [`Compaction`], with a thread of its own. Without one (tests that must do the same each time) somebody
 //! has to ask: [`Compaction::compact`] works on the caller's thread, and so does a writer who finds too many tails waiting.
 //!
-//! What it does not do: it does not decide when the growing tail is frozen (the log's owner does, [`policy::tail_bytes_max`]
+//! What it does not do: it does not decide when the growing tail is frozen (the log's owner does, [`policy::tail_is_due`]
 //! says at which size), nor which segments of the log may go.
 
 mod beginning;
