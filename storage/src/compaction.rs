@@ -2,7 +2,7 @@
 //!
 //! - [`policy`] says what to do next: pure, from sizes and garbage.
 //! - [`merge`] says which rows stay, and why that is right: pure.
-//! - [`pace`] says how fast.
+//! - [`pace`] says how fast, and [`ration`] how fast writers may be when that is too slow for them.
 //! - [`worker`] does it, one step after the other: a flush of a frozen tail, a [`slice`] of a merge.
 //! - [`site`] is what it works on, and the order in which its results come to count.
 //! - [`flow`] is where it waits for work, and writers for it.
@@ -18,6 +18,7 @@ pub(crate) mod merge;
 mod output;
 pub(crate) mod pace;
 pub(crate) mod policy;
+mod ration;
 pub(crate) mod site;
 mod slice;
 mod sources;
@@ -39,6 +40,9 @@ use worker::Worker;
 
 /// While somebody is there but there is nothing to do, it is looked again after this long: then it may be quiet.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Who wants to work and finds somebody at it looks again after this long whether it is still necessary.
+const ANOTHER_LOOK: Duration = Duration::from_millis(5);
 
 /// After a full disk it is tried again after this long, or when something happens.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -113,6 +117,12 @@ impl Compaction {
         Ok(())
     }
 
+    /// `told` is called, on whatever thread, whenever a part of the log may go because it was flushed.
+    pub(crate) fn when_settled(&self, told: impl Fn() + Send + Sync + 'static) {
+        // There is one owner of the log, and it asks once.
+        let _ = self.shared.site.on_settled.set(Box::new(told));
+    }
+
     /// A tail is about to be frozen; these are the epochs of the log.
     pub(crate) fn note_epochs(&self, epochs: &[EpochStart]) {
         *self.shared.site.epochs.lock() = epochs.to_vec();
@@ -124,13 +134,28 @@ impl Compaction {
         site.flow.froze(|| site.contents.view().frozen.len());
     }
 
-    /// Waits until so few tails are waiting that more may be written. [`Error::Poisoned`] when compaction has failed.
-    pub(crate) fn admit(&self) -> Result<()> {
+    /// Waits until so few tails are waiting that so many bytes may be written. [`Error::Poisoned`] when compaction has failed.
+    pub(crate) fn admit(&self, bytes: u64) -> Result<()> {
         let flow = &self.shared.site.flow;
-        if self.thread.lock().is_none() && flow.is_congested() {
-            return self.work_while(|| flow.is_congested());
+        if flow.is_congested() && self.thread.lock().is_none() {
+            self.flush_one()?;
         }
-        flow.wait_for_room()
+        flow.wait_for_room(bytes)
+    }
+
+    /// Works until a writer may go on. Whoever else works sees to waiting tails, too: they are not waited for to their end.
+    fn flush_one(&self) -> Result<()> {
+        let flow = &self.shared.site.flow;
+        while flow.is_congested() {
+            let Some(mut worker) = self.shared.worker.try_lock_for(ANOTHER_LOOK) else { continue };
+            let stepped = worker.step(&self.shared.site);
+            if !self.shared.note(stepped)? {
+                break;
+            }
+        }
+        // Nobody goes on working, so there is nothing to wait for either.
+        flow.set_rate(None);
+        Ok(())
     }
 
     /// Makes one run, without garbage, of all that is in frozen tails and runs now: what is written meanwhile is another one's.
@@ -142,6 +167,7 @@ impl Compaction {
     }
 
     /// Does what there is to do, on the caller's thread.
+    #[cfg(test)]
     pub(crate) fn work_while(&self, mut more: impl FnMut() -> bool) -> Result<()> {
         let mut worker = self.shared.worker.lock();
         while more() {

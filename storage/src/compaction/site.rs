@@ -13,9 +13,9 @@
 //! both. When 2 fails, nobody knows which FILES there is, so both old and new files stay, and nothing is written any more;
 //! but for a full disk, which is certain to have left the old one.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -39,7 +39,7 @@ use crate::view::{FrozenTail, RunFile, SortedRun, View};
 use paddock_index::PackedLocator;
 
 pub(crate) const FILE_BYTES_MAX: u64 = 256 << 20;
-const FILE_BYTES_MIN: u64 = 16 << 20;
+const FILE_BYTES_MIN: u64 = 8 << 20;
 
 /// What an entry of the hash index takes at most, with what is free around it: some 20 bytes where there are many, more in
 /// small indexes.
@@ -75,6 +75,8 @@ pub(crate) struct Site {
     pub(crate) brake: Brake,
     pub(crate) flow: Flow,
     pub(crate) figures: Figures,
+    /// Told when a tail has been flushed and nothing of it is read from the log any more.
+    pub(crate) on_settled: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// What was done since opening.
@@ -165,7 +167,7 @@ impl Site {
     ) -> Site {
         let store_id = catalogue.lock().store_id;
         let epochs = Mutex::default();
-        let (brake, flow, figures) = Default::default();
+        let (brake, flow, figures, on_settled) = Default::default();
         Site {
             contents,
             directory,
@@ -179,6 +181,7 @@ impl Site {
             brake,
             flow,
             figures,
+            on_settled,
         }
     }
 
@@ -260,6 +263,14 @@ impl Site {
         })?;
         batch.finish();
         Ok(())
+    }
+
+    /// Nothing of what was written up to here is read from the log any more.
+    pub(crate) fn settled(&self, through: Sequence) {
+        self.contents.set_settled(through);
+        if let Some(told) = self.on_settled.get() {
+            told();
+        }
     }
 
     /// Notes where rows are now, for the next opening, if much has changed.

@@ -22,6 +22,7 @@ impl ReplicatedStore {
     /// retention lets them go. A full disk is no error: they go another time.
     pub(crate) fn release_log(&mut self) -> Result<()> {
         self.writable()?;
+        self.released = self.contents.settled();
         let count = self.releasable();
         if count == 0 {
             return Ok(());
