@@ -19,6 +19,13 @@ pub struct Mix {
     pub chosen: Chosen,
 }
 
+impl Mix {
+    /// Whether its name begins with this letter, large or small.
+    pub fn is_called(&self, letter: char) -> bool {
+        self.name.chars().next().is_some_and(|first| first.eq_ignore_ascii_case(&letter))
+    }
+}
+
 const NONE: Mix = Mix { name: "", read: 0, update: 0, insert: 0, scan: 0, chosen: Chosen::Zipfian };
 
 /// YCSB's core workloads. E comes last, behind a compaction.

@@ -70,6 +70,9 @@ pub struct PlanFlags {
     /// How often they all are
     #[arg(long)]
     overwrite_passes: Option<u64>,
+    /// Which mixes of the scenarios small and large, by their first letters: R (uniform reads), A, B, C, D, E, F
+    #[arg(long, value_delimiter = ',')]
+    mixes: Option<Vec<char>>,
     /// Where all random numbers come from
     #[arg(long)]
     seed: Option<u64>,
@@ -101,6 +104,7 @@ pub struct Plan {
     pub crash_rows: u64,
     pub overwrite_rows: u64,
     pub overwrite_passes: u64,
+    pub mixes: Vec<char>,
     pub seed: u64,
     pub timeout_seconds: u64,
     pub engines: Vec<Name>,
@@ -125,6 +129,7 @@ impl PlanFlags {
             crash_rows: self.crash_rows.unwrap_or(base.crash_rows),
             overwrite_rows: self.overwrite_rows.unwrap_or(base.overwrite_rows),
             overwrite_passes: self.overwrite_passes.unwrap_or(base.overwrite_passes),
+            mixes: self.mixes.unwrap_or(base.mixes),
             seed: self.seed.unwrap_or(base.seed),
             timeout_seconds: self.timeout_seconds.unwrap_or(base.timeout_seconds),
             engines: self.engines.unwrap_or(base.engines),
@@ -149,6 +154,7 @@ impl Default for Plan {
             crash_rows: 200_000,
             overwrite_rows: 50_000,
             overwrite_passes: 5,
+            mixes: "RABCDEF".chars().collect(),
             seed: 1,
             timeout_seconds: 120,
             engines: Name::ALL.into_iter().filter(|engine| engine.is_built()).collect(),

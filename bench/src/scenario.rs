@@ -12,7 +12,7 @@ use crate::distribution::Random;
 use crate::driver::{Driver, Outcome};
 use crate::engine::{Durability, Engine, Name, Options};
 use crate::measure;
-use crate::mix::{READ_UNIFORM, READ_ZIPFIAN, UPDATE_HALF, UPDATE_UNIFORM, YCSB};
+use crate::mix::{Mix, READ_UNIFORM, READ_ZIPFIAN, UPDATE_HALF, UPDATE_UNIFORM, YCSB};
 use crate::plan::{Plan, Scenario};
 use crate::record::{Cost, Line, Measurement, Unit};
 
@@ -98,7 +98,8 @@ impl Task {
         let (driver, mut engine) = self.loaded(size, value_bytes, rows, most)?;
         driver.check_all(&*engine)?;
         driver.check_deletes(&*engine, DELETES)?;
-        for mix in std::iter::once(READ_UNIFORM).chain(YCSB) {
+        let wanted = |mix: &Mix| self.plan.mixes.iter().any(|letter| mix.is_called(*letter));
+        for mix in std::iter::once(READ_UNIFORM).chain(YCSB).filter(wanted) {
             if mix.name.starts_with(SCANS) {
                 engine.compact()?;
             }

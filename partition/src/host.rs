@@ -109,6 +109,7 @@ struct Hosted {
 pub struct Host {
     directory: NodeDirectory,
     cluster: ClusterRecord,
+    storage: Options,
     coordinator: Arc<dyn Coordinator>,
     network: PeerNetwork,
     addresses: watch::Sender<Addresses>,
@@ -125,6 +126,7 @@ impl Host {
     pub fn new(
         directory: NodeDirectory,
         cluster: ClusterRecord,
+        storage: Options,
         coordinator: Arc<dyn Coordinator>,
         fatal: mpsc::UnboundedSender<FatalError>,
     ) -> Arc<Self> {
@@ -133,6 +135,7 @@ impl Host {
         Arc::new(Host {
             directory,
             cluster,
+            storage: storage.memory_bytes(REPLICA_MEMORY_BYTES),
             coordinator,
             network,
             addresses: sender,
@@ -388,7 +391,8 @@ impl Host {
 
     async fn start(&self, partition: PartitionId, uuid: Ulid) -> Result<Arc<Hosted>, FatalError> {
         let path = self.directory.store(partition, uuid);
-        let opened = tokio::task::spawn_blocking(move || open_store(partition, uuid, &path)).await;
+        let options = self.storage.clone();
+        let opened = tokio::task::spawn_blocking(move || open_store(partition, uuid, &path, options)).await;
         let (store, facts) = match opened {
             Ok(opened) => opened?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -396,6 +400,8 @@ impl Host {
         let replica =
             Replica::new(self.config(partition, &facts), durable_state(&store, &facts), clock::now());
         let (inbox, outlet) = inbox();
+        let bell = inbox.clone();
+        store.when_relieved(move || bell.wake());
         let status = StatusCell::new(partition, &replica, &store);
         let hosted = Arc::new(Hosted {
             uuid,
@@ -506,10 +512,10 @@ fn open_store(
     partition: PartitionId,
     uuid: Ulid,
     path: &Path,
+    options: Options,
 ) -> Result<(ReplicatedStore, Facts), FatalError> {
     let store_error = |source| FatalError::Store { partition, source };
-    let mut store = ReplicatedStore::open(path, Options::new().memory_bytes(REPLICA_MEMORY_BYTES))
-        .map_err(store_error)?;
+    let mut store = ReplicatedStore::open(path, options).map_err(store_error)?;
     let recovery = store.recovery();
     info!(%partition, path = %path.display(), entries = recovery.entries, "opened the store");
     if recovery.torn_bytes > 0 {

@@ -102,8 +102,8 @@ impl Inbox {
         self.wake();
     }
 
-    /// A full inbox needs no waking.
-    fn wake(&self) {
+    /// Has the owner loop look at what may have changed. A full inbox needs no waking.
+    pub fn wake(&self) {
         let _ = self.deliveries.try_send(Delivery::Wake);
     }
 }

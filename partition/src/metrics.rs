@@ -38,6 +38,7 @@ pub struct Metrics {
     applied: Family<PartitionLabel, Gauge>,
     records: Family<PartitionLabel, Gauge>,
     disk_bytes: Family<PartitionLabel, Gauge>,
+    waiting_tails: Family<PartitionLabel, Gauge>,
     answers_waiting: Gauge,
 }
 
@@ -54,6 +55,7 @@ impl Default for Metrics {
             applied: Family::default(),
             records: Family::default(),
             disk_bytes: Family::default(),
+            waiting_tails: Family::default(),
             answers_waiting: Gauge::default(),
         };
         metrics.register();
@@ -84,6 +86,8 @@ impl Metrics {
             Unit::Bytes,
             self.answers_waiting.clone(),
         );
+        let waiting = "Parts of the index that wait for compaction; with more than 4 writes wait, too";
+        registry.register("waiting_tails", waiting, self.waiting_tails.clone());
         registry.register_with_unit("disk", "Size of the files", Unit::Bytes, self.disk_bytes.clone());
     }
 
@@ -113,7 +117,8 @@ impl Metrics {
         // Under one lock, so that nobody sees half of it.
         let registry = self.registry.lock();
         // A replica that has left must not go on leading in the graphs.
-        for family in [&self.leading, &self.committed, &self.applied, &self.records, &self.disk_bytes] {
+        let gauges = [&self.leading, &self.committed, &self.applied, &self.records, &self.disk_bytes];
+        for family in gauges.into_iter().chain([&self.waiting_tails]) {
             family.clear();
         }
         for status in statuses {
@@ -126,6 +131,7 @@ impl Metrics {
             set(&self.applied, status.applied.0);
             set(&self.records, status.store.records);
             set(&self.disk_bytes, status.store.disk_bytes);
+            set(&self.waiting_tails, status.store.compaction.waiting_tails);
         }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry)?;

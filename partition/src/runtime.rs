@@ -13,6 +13,9 @@
 //!       -> reads under the lease -> replies
 //! ```
 //!
+//! Writes that may not go into the log yet keep their place: while the replica is about to lead, and while the
+//! store's compaction is behind. Both end, and the budget of operations under way bounds what waits.
+//!
 //! A store that fails to write or to sync ends the process, through [`Host`](crate::host::Host): nothing
 //! that follows could be trusted, and an fsync is never tried twice. A full disk is no such failure. What can be
 //! refused is refused beforehand; what the protocol itself has to write (an epoch, a cut) waits until there is room,
@@ -21,6 +24,7 @@
 mod reads;
 mod room;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +93,10 @@ pub struct Round {
     waiting: Waiting,
     arrivals: Vec<Operation>,
     arrivals_bytes: usize,
+    /// Writes that are not in the log yet, in the order of their arrival.
+    postponed: VecDeque<Operation>,
+    /// The last round left writes for the next one.
+    more_writes: bool,
     replies: Replies,
     unsynced: bool,
     /// When the log's last entries became durable, until the store has noted that.
@@ -96,6 +104,7 @@ pub struct Round {
     /// The last round left reads for the next one.
     more_reads: bool,
     disk_full_noticed: Option<Timestamp>,
+    congestion_noticed: Option<Timestamp>,
     expired_at: Timestamp,
 }
 
@@ -154,11 +163,20 @@ impl OwnerLoop {
         if now.0 >= self.round.expired_at.0 + EXPIRE_INTERVAL_MS {
             self.round.expired_at = now;
             self.round.waiting.expire(now, self.replica.epoch(), &mut self.round.replies);
+            if self.round.postponed.iter().any(|write| write.deadline <= now) {
+                for write in std::mem::take(&mut self.round.postponed) {
+                    if write.deadline <= now {
+                        self.answer_late(write);
+                    } else {
+                        self.round.postponed.push_back(write);
+                    }
+                }
+            }
         }
     }
 
     fn wait(&self) -> Duration {
-        if self.round.more_reads {
+        if self.round.more_reads || self.round.more_writes {
             return Duration::ZERO;
         }
         let mark = self.round.unmarked_since.map_or(u64::MAX, |since| since.0 + MARK_IDLE_AFTER_MS);
@@ -208,7 +226,7 @@ impl OwnerLoop {
     /// Steps one event through the core and performs its effects, and those of what they lead to.
     fn step(&mut self, event: Event) -> Result<(), paddock_storage::Error> {
         let mut next = Some(event);
-        let mut follow_ups = std::collections::VecDeque::new();
+        let mut follow_ups = VecDeque::new();
         while let Some(event) = next {
             for effect in self.replica.step(clock::now(), event) {
                 if let Some(follow_up) = self.perform(effect)? {
@@ -277,32 +295,61 @@ impl OwnerLoop {
 
     /// Admits what has arrived, and proposes what was admitted as one batch.
     fn admit(&mut self) -> Result<(), paddock_storage::Error> {
-        if self.round.arrivals.is_empty() {
+        self.round.more_writes = false;
+        if self.round.arrivals.is_empty() && self.round.postponed.is_empty() {
             return Ok(());
         }
         let now = clock::now();
-        let arrivals = std::mem::take(&mut self.round.arrivals);
-        let refusal = self.replica.may_propose().err();
-        let mut writes = Vec::with_capacity(arrivals.len());
-        for operation in arrivals {
+        for operation in std::mem::take(&mut self.round.arrivals) {
             if operation.deadline <= now {
-                let answer = Answer::Failed(Failure::DeadlineExceeded { begun: false });
-                self.round.replies.answer(operation, self.replica.epoch(), answer);
-                continue;
-            }
-            match (&refusal, &operation.kind) {
-                // It will lead soon, or not: it waits in its place.
-                (Some(Refusal::NotReady), Kind::Write(_)) => self.round.arrivals.push(operation),
-                (Some(refusal), Kind::Write(_)) => {
-                    self.round.replies.answer(operation, self.replica.epoch(), refused(refusal));
-                }
-                (None, Kind::Write(_)) => writes.push(operation),
-                (_, Kind::Read { .. } | Kind::ReadRange { .. }) => {
-                    self.round.waiting.reads.push_back(WaitingRead::fresh(operation));
-                }
+                self.answer_late(operation);
+            } else if matches!(operation.kind, Kind::Write(_)) {
+                self.round.postponed.push_back(operation);
+            } else {
+                self.round.waiting.reads.push_back(WaitingRead::fresh(operation));
             }
         }
-        self.propose_in_batches(writes)
+        match self.replica.may_propose() {
+            Ok(()) => {
+                let writes = self.next_writes(now);
+                self.propose_in_batches(writes)
+            }
+            // It will lead soon, or not: writes wait in their places.
+            Err(Refusal::NotReady) => Ok(()),
+            Err(refusal) => {
+                for write in std::mem::take(&mut self.round.postponed) {
+                    self.round.replies.answer(write, self.replica.epoch(), refused(&refusal));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes as many of the writes that wait as fill a round; none while the store's compaction is behind.
+    fn next_writes(&mut self, now: Timestamp) -> Vec<Operation> {
+        let mut writes = Vec::new();
+        if self.round.postponed.is_empty() || self.is_congested() {
+            return writes;
+        }
+        let mut bytes = 0;
+        while bytes < ROUND_BYTES_MAX
+            && let Some(write) = self.round.postponed.pop_front()
+        {
+            if write.deadline <= now {
+                self.answer_late(write);
+            } else {
+                bytes += write.kind.size_bytes();
+                writes.push(write);
+            }
+        }
+        self.round.more_writes = !self.round.postponed.is_empty();
+        writes
+    }
+
+    /// Answers what was not begun before its deadline.
+    fn answer_late(&mut self, operation: Operation) {
+        let answer = Answer::Failed(Failure::DeadlineExceeded { begun: false });
+        self.round.replies.answer(operation, self.replica.epoch(), answer);
     }
 
     /// Proposes writes in batches that fit a message between nodes.

@@ -57,6 +57,8 @@ pub struct ServerConfig {
     pub cluster_name: String,
     /// The shape of the cluster, should this node be the first.
     pub new_cluster: NewCluster,
+    /// How its replicas' stores are kept. What memory each may use is the node's own matter.
+    pub storage: paddock_storage::Options,
 }
 
 /// Why a partition server did not start.
@@ -136,7 +138,7 @@ impl PartitionServer {
         directory.join(cluster.id)?;
         register_node(&*coordinator, &mut directory, &advertise_address).await?;
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
-        let host = Host::new(directory, cluster, Arc::clone(&coordinator), fatal_sender);
+        let host = Host::new(directory, cluster, config.storage, Arc::clone(&coordinator), fatal_sender);
         let _ = cell.set(Arc::clone(&host));
         servers.push(serve_grpc(grpc, &host).await?);
         tokio::spawn(forward_stop(Arc::clone(&host), stopping));

@@ -158,6 +158,16 @@ impl Compaction {
         Ok(())
     }
 
+    /// Whether a writer should wait. Where nobody compacts by itself it is so until somebody does.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.shared.site.flow.is_congested()
+    }
+
+    /// See [`flow::Flow::when_relieved`].
+    pub(crate) fn when_relieved(&self, call: impl Fn() + Send + Sync + 'static) {
+        self.shared.site.flow.when_relieved(call);
+    }
+
     /// Makes one run, without garbage, of all that is in frozen tails and runs now: what is written meanwhile is another one's.
     /// Works on the caller's thread.
     pub(crate) fn compact(&self) -> Result<()> {

@@ -99,6 +99,14 @@ impl FileEntry {
         }
     }
 
+    /// Maps the file, if it is not and there is room.
+    pub(crate) fn map(&self) {
+        match &self.source {
+            Source::Segment(file) => file.map(),
+            Source::Run(run) => run.map(),
+        };
+    }
+
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live_bytes.load(Relaxed)
     }

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -25,6 +26,9 @@ const TURN_REQUESTS_MAX: usize = 4_096;
 
 /// The most bytes of rows in one turn, unless one request alone has more.
 const TURN_BYTES_MAX: usize = 4 << 20;
+
+/// How often somebody who waits looks before going to sleep: some microseconds.
+const SPINS: u32 = 200;
 
 const WRITER_ENDED: &str = "the thread that wrote the batch ended";
 
@@ -50,11 +54,15 @@ struct Queue {
     waiting: VecDeque<(Arc<Seat>, Request)>,
     /// Whether someone is at the disk. Nobody waits while nobody is.
     busy: bool,
+    /// Whether whoever is there waits for an fsync.
+    syncing: bool,
 }
 
 /// Where a thread waits. A thread waits for one thing at a time, so it has one seat, for all stores.
 #[derive(Debug, Default)]
 struct Seat {
+    /// Whether there is something in `told`: to look at without taking its lock.
+    is_told: AtomicBool,
     told: Mutex<Option<Told>>,
     bell: Condvar,
 }
@@ -72,15 +80,27 @@ thread_local! {
 
 impl Seat {
     fn tell(&self, what: Told) {
-        *self.told.lock() = Some(what);
+        let mut told = self.told.lock();
+        *told = Some(what);
+        self.is_told.store(true, Ordering::Release);
         self.bell.notify_one();
     }
 
-    fn wait(&self) -> Told {
+    /// `spin`: it will not be long. To be put to sleep and woken takes longer than a turn without an fsync.
+    fn wait(&self, spin: bool) -> Told {
+        for _ in 0..if spin { SPINS } else { 0 } {
+            if self.is_told.load(Ordering::Acquire) {
+                break;
+            }
+            std::hint::spin_loop();
+        }
         let mut told = self.told.lock();
         loop {
             match told.take() {
-                Some(what) => return what,
+                Some(what) => {
+                    self.is_told.store(false, Ordering::Relaxed);
+                    return what;
+                }
                 None => self.bell.wait(&mut told),
             }
         }
@@ -101,15 +121,19 @@ impl Group {
     pub(crate) fn submit(&self, request: Request) -> Result<Outcome> {
         let shared = &*self.shared;
         let mut queue = shared.queue.lock();
+        let sync = request.durability == Durability::Sync;
         if !queue.busy {
-            queue.busy = true;
+            (queue.busy, queue.syncing) = (true, sync);
             drop(queue);
             return shared.turn_alone(request);
         }
+        // The next turn is this request's, unless there are too many for one; so only what is at the disk now is waited
+        // for. More than one who spins would keep the one who works from a processor.
+        let spin = !queue.syncing && !sync && queue.waiting.is_empty();
         let seat = SEAT.with(Arc::clone);
         queue.waiting.push_back((seat.clone(), request));
         drop(queue);
-        match seat.wait() {
+        match seat.wait(spin) {
             Told::Answer(answer) => answer,
             Told::YourTurn => shared.turn(),
         }
@@ -159,6 +183,7 @@ impl Shared {
         let (others, requests) = self.queue.lock().take();
         // What one of them waits for, all get.
         let durability = requests.iter().map(|request| request.durability).max().unwrap_or_default();
+        self.queue.lock().syncing = durability == Durability::Sync;
         let mut turn = Turn { shared: self, others, answers: Vec::new(), done: false };
         let mut answers = match self.store.lock().as_mut() {
             Some(store) => commit(store, requests),

@@ -121,7 +121,7 @@ pub use options::{CONTROL_HEADROOM_BYTES, Mapping, Options};
 pub use position::{EpochStart, Position, Sequence};
 pub use range::Range;
 pub use reader::{Readable, Reader};
-pub use record::Record;
+pub use record::{Record, RecordRef};
 pub use recovery::Recovery;
 pub use replicated::{APPEND_OVERHEAD_BYTES, LogRetention, Need, ReplicatedStore, Stats, Verification};
 pub use row::{

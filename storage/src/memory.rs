@@ -151,6 +151,11 @@ impl Memory {
         }
     }
 
+    /// Whether a file is read by system calls.
+    pub(crate) fn has_unmapped(&self) -> bool {
+        self.unmapped_bytes.load(Relaxed) > 0
+    }
+
     /// A file has gone.
     pub(crate) fn forget(&self, length: u64, mapped: bool) {
         let bytes = if mapped { &self.mapped_bytes } else { &self.unmapped_bytes };

@@ -1,14 +1,12 @@
 //! Walks all parts of a store as one, in key order, in one direction.
 
-use std::cmp::Ordering;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use paddock_index::{TailCursor, TailEntry, TailEntryRef, TailLayers};
+use paddock_index::{TailEntry, TailEntryRef, TailKeys};
 
 use crate::capture::Capture;
 use crate::error::Result;
-use crate::position::Sequence;
 use crate::row::StoredRow;
 use crate::run::RunCursor;
 use crate::view::{RunFile, SortedRun};
@@ -28,11 +26,15 @@ pub(crate) struct MergeCursor {
     parts: Vec<Part>,
     /// The part that the cursor stands on; `None` at the end.
     current: Option<usize>,
+    /// The part that would be next without the current one: as long as that stays in front, no other is looked at.
+    rival: Option<usize>,
+    /// Whether the rival stands on the same key: with an older row of it.
+    tied: bool,
 }
 
 #[derive(Debug)]
 enum Part {
-    Tail(VersionCursor),
+    Tail(TailKeys),
     Run(SortedRunCursor),
 }
 
@@ -51,12 +53,17 @@ impl MergeCursor {
         let tails = std::iter::once(&capture.layers).chain(tails).filter(|layers| !layers.is_empty());
         let mut parts: Vec<Part> = Vec::with_capacity(4);
         for layers in tails {
-            parts.push(Part::Tail(VersionCursor::new(layers, capture.at, direction, bound)));
+            let mut keys = layers.keys(capture.at.0);
+            match direction {
+                Direction::Forward => keys.seek(bound),
+                Direction::Backward => keys.seek_back(bound),
+            }
+            parts.push(Part::Tail(keys));
         }
         for run in capture.view.runs.iter().rev() {
             parts.push(Part::Run(SortedRunCursor::new(run, direction, bound)?));
         }
-        let mut cursor = MergeCursor { direction, parts, current: None };
+        let mut cursor = MergeCursor { direction, parts, current: None, rival: None, tied: false };
         cursor.choose();
         Ok(cursor)
     }
@@ -69,7 +76,7 @@ impl MergeCursor {
     /// Where the row of this key is.
     pub(crate) fn place(&self) -> Option<Place<'_>> {
         match &self.parts[self.current?] {
-            Part::Tail(tail) => tail.current.map(Place::Entry),
+            Part::Tail(tail) => tail.entry().map(|entry| Place::Entry(version(&entry))),
             Part::Run(run) => run.row().map(Place::Row),
         }
     }
@@ -77,116 +84,73 @@ impl MergeCursor {
     /// Goes to the next key.
     pub(crate) fn advance(&mut self) -> Result<()> {
         let Some(current) = self.current else { return Ok(()) };
-        // Parts before the current one stand on later keys, or they would be it.
-        let (_, rest) = self.parts.split_at_mut(current);
-        let Some((first, older)) = rest.split_first_mut() else { return Ok(()) };
         let mut failed = Ok(());
-        if let Some(key) = first.key() {
-            for part in older.iter_mut().filter(|part| part.key() == Some(key)) {
+        if self.tied {
+            // Parts before the current one stand on later keys, or they would be it.
+            let (newer, older) = self.parts.split_at_mut(current + 1);
+            let key = newer.last().and_then(Part::key);
+            for part in older.iter_mut().filter(|part| part.key() == key) {
                 failed = failed.and(part.advance(self.direction));
             }
         }
-        failed = failed.and(first.advance(self.direction));
-        self.choose();
+        failed = failed.and(self.parts[current].advance(self.direction));
+        if self.tied || failed.is_err() || !self.stays_in_front(current) {
+            self.choose();
+        }
         failed
     }
 
+    /// Whether the current part is still in front of all others.
+    fn stays_in_front(&self, current: usize) -> bool {
+        let rival = self.rival.and_then(|rival| self.parts[rival].key());
+        match (self.parts[current].key(), rival) {
+            (Some(key), Some(rival)) => self.is_sooner(key, rival),
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
+    }
+
+    #[inline]
+    fn is_sooner(&self, key: &[u8], than: &[u8]) -> bool {
+        match self.direction {
+            Direction::Forward => key < than,
+            Direction::Backward => key > than,
+        }
+    }
+
     fn choose(&mut self) {
-        let sooner = match self.direction {
-            Direction::Forward => Ordering::Less,
-            Direction::Backward => Ordering::Greater,
-        };
-        let mut best: Option<(usize, &[u8])> = None;
+        let mut first: Option<(usize, &[u8])> = None;
+        let mut second: Option<(usize, &[u8])> = None;
         for (number, part) in self.parts.iter().enumerate() {
-            if let Some(key) = part.key()
-                && best.is_none_or(|(_, best)| key.cmp(best) == sooner)
-            {
-                best = Some((number, key));
+            let Some(key) = part.key() else { continue };
+            if first.is_none_or(|(_, first)| self.is_sooner(key, first)) {
+                second = first.replace((number, key));
+            } else if second.is_none_or(|(_, second)| self.is_sooner(key, second)) {
+                second = Some((number, key));
             }
         }
-        self.current = best.map(|(number, _)| number);
+        let tied = first.zip(second).is_some_and(|((_, first), (_, second))| first == second);
+        let (current, rival) = (first.map(|(number, _)| number), second.map(|(number, _)| number));
+        (self.current, self.rival, self.tied) = (current, rival, tied);
     }
 }
 
 impl Part {
+    #[inline]
     fn key(&self) -> Option<&[u8]> {
         match self {
-            Part::Tail(tail) => tail.current.map(|_| &*tail.key),
+            Part::Tail(tail) => tail.entry().map(|entry| entry.key),
             Part::Run(run) => run.key(),
         }
     }
 
     fn advance(&mut self, direction: Direction) -> Result<()> {
-        match self {
-            Part::Tail(tail) => {
-                tail.load(direction);
-                Ok(())
-            }
-            Part::Run(run) => run.advance(direction),
+        match (self, direction) {
+            (Part::Tail(tail), Direction::Forward) => tail.next(),
+            (Part::Tail(tail), Direction::Backward) => tail.prev(),
+            (Part::Run(run), _) => return run.advance(direction),
         }
-    }
-}
-
-/// The keys of a tail, each with its newest version up to a sequence.
-#[derive(Debug)]
-struct VersionCursor {
-    /// Stands on the first entry that has not been looked at.
-    cursor: TailCursor,
-    at: Sequence,
-    key: Vec<u8>,
-    current: Option<TailEntry>,
-}
-
-impl VersionCursor {
-    fn new(layers: &TailLayers, at: Sequence, direction: Direction, bound: Bound<&[u8]>) -> VersionCursor {
-        let mut cursor = layers.cursor();
-        match direction {
-            Direction::Forward => cursor.seek(bound),
-            Direction::Backward => cursor.seek_back(bound),
-        }
-        let mut versions = VersionCursor { cursor, at, key: Vec::new(), current: None };
-        versions.load(direction);
-        versions
-    }
-
-    /// Takes the next key.
-    fn load(&mut self, direction: Direction) {
-        match direction {
-            Direction::Forward => self.load_forward(),
-            Direction::Backward => self.load_backward(),
-        }
-    }
-
-    /// A key's versions come newest first: the first one that is visible counts, the others are passed over next time.
-    fn load_forward(&mut self) {
-        let had = self.current.take().is_some();
-        while let Some(entry) = self.cursor.entry() {
-            let is_older = had && entry.key == &*self.key;
-            if !is_older && entry.sequence <= self.at.0 {
-                self.current = Some(version(&entry));
-                self.key.clear();
-                self.key.extend_from_slice(entry.key);
-                self.cursor.next();
-                return;
-            }
-            self.cursor.next();
-        }
-    }
-
-    /// A key's versions come newest last: all are looked at, and the last one that is visible counts.
-    fn load_backward(&mut self) {
-        self.current = None;
-        while let Some(entry) = self.cursor.entry() {
-            if self.current.is_some() && entry.key != &*self.key {
-                return;
-            }
-            if entry.sequence <= self.at.0 {
-                self.current = Some(version(&entry));
-                self.key.clear();
-                self.key.extend_from_slice(entry.key);
-            }
-            self.cursor.prev();
-        }
+        Ok(())
     }
 }
 
@@ -254,14 +218,12 @@ impl SortedRunCursor {
 
     /// The row on which it stands.
     fn row(&self) -> Option<StoredRow<'_>> {
-        let row = self.cursor.as_ref()?.current()?;
-        // On the way back this is where the keys end that count.
-        let counts = self.from.as_ref().is_none_or(|from| row.row.key() >= Some(&**from));
-        counts.then_some(row)
+        self.cursor.as_ref()?.current()
     }
 
+    #[inline]
     fn key(&self) -> Option<&[u8]> {
-        self.row()?.row.key()
+        self.cursor.as_ref()?.current_key()
     }
 
     fn advance(&mut self, direction: Direction) -> Result<()> {
@@ -270,7 +232,11 @@ impl SortedRunCursor {
                 Direction::Forward => cursor.next()?,
                 Direction::Backward => cursor.prev()?,
             };
-            if row.is_some() {
+            if let Some(row) = row {
+                // On the way back this is where the keys end that count.
+                if self.from.as_ref().is_some_and(|from| row.row.key() < Some(&**from)) {
+                    self.cursor = None;
+                }
                 return Ok(());
             }
             match direction {

@@ -4,9 +4,10 @@ use std::ops::{Bound, RangeBounds};
 
 use crate::capture::Capture;
 use crate::clock::Expiry;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::merge_cursor::{Direction, MergeCursor, Place};
-use crate::record::Record;
+use crate::record::{Record, RecordRef};
+use crate::row::{RowRef, StoredRow, decode_stored};
 
 /// An iterator over records in key order; see [`crate::Readable::range`]. After an error it goes on behind the damaged row
 /// if that is certain to be the next one; otherwise it is over.
@@ -19,14 +20,28 @@ pub struct Range {
     expiry: Expiry,
     start: Bound<Vec<u8>>,
     end: Bound<Vec<u8>>,
-    front: Option<MergeCursor>,
-    back: Option<MergeCursor>,
-    /// What was given last from either end: where they meet, the range is over.
-    last_front: Option<Vec<u8>>,
-    last_back: Option<Vec<u8>>,
-    /// What went wrong beyond the record that was given last.
-    failed: Option<Error>,
+    front: Option<Side>,
+    back: Option<Side>,
+    /// A row of the log that is being handed out.
+    row: Vec<u8>,
     over: bool,
+}
+
+/// How far the range has come from one of its ends. Where the two meet, it is over.
+#[derive(Debug)]
+struct Side {
+    /// It stays on the row that was given last until the next one is asked for, so that a row can be lent.
+    cursor: MergeCursor,
+    given: bool,
+}
+
+/// Where the row is that is to be given.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    /// Under the cursor that goes this way.
+    Under(Direction),
+    /// In the range's own buffer.
+    Copied,
 }
 
 impl Range {
@@ -38,19 +53,79 @@ impl Range {
     ) -> Range {
         let owned = |bound: Bound<&K>| bound.map(|key| key.as_ref().to_vec());
         let (start, end) = (owned(bounds.start_bound()), owned(bounds.end_bound()));
-        let (front, back, last_front, last_back) = (None, None, None, None);
-        Range { capture, expiry, start, end, front, back, last_front, last_back, failed: None, over: false }
+        Range { capture, expiry, start, end, front: None, back: None, row: Vec::new(), over: false }
     }
 
-    fn step(&mut self, direction: Direction) -> Option<Result<Record>> {
-        if let Some(error) = self.failed.take() {
-            // What follows is not known: a range without it would look whole.
-            self.over = true;
-            return Some(Err(error));
+    /// The next record, lent until the one after it is asked for: nothing is allocated or copied for it where its file is
+    /// mapped. Otherwise as [`Iterator::next`].
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("robin", "red")?;
+    /// store.insert("wren", "brown")?;
+    /// let (mut range, mut bytes) = (store.iter(), 0);
+    /// while let Some(record) = range.next_lent() {
+    ///     bytes += record?.value.len();
+    /// }
+    /// assert_eq!(bytes, 8);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn next_lent(&mut self) -> Option<Result<RecordRef<'_>>> {
+        self.lend(Direction::Forward)
+    }
+
+    /// The same from the other end: as [`DoubleEndedIterator::next_back`].
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("robin", "red")?;
+    /// store.insert("wren", "brown")?;
+    /// let mut range = store.iter();
+    /// assert_eq!(range.next_back_lent().transpose()?.map(|record| record.key), Some(&b"wren"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn next_back_lent(&mut self) -> Option<Result<RecordRef<'_>>> {
+        self.lend(Direction::Backward)
+    }
+
+    fn lend(&mut self, direction: Direction) -> Option<Result<RecordRef<'_>>> {
+        match self.find(direction)? {
+            Ok(found) => self.row_of(found).and_then(|row| RecordRef::of(&row)).map(Ok),
+            Err(error) => Some(Err(error)),
         }
+    }
+
+    fn give(&mut self, direction: Direction) -> Option<Result<Record>> {
+        match self.find(direction)? {
+            Ok(found) => self.row_of(found).and_then(|row| Record::of(&row)).map(Ok),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// The row that was just found.
+    fn row_of(&self, found: Found) -> Option<StoredRow<'_>> {
+        let side = match found {
+            Found::Copied => return decode_stored(&self.row),
+            Found::Under(Direction::Forward) => &self.front,
+            Found::Under(Direction::Backward) => &self.back,
+        };
+        match side.as_ref()?.cursor.place()? {
+            Place::Row(row) => Some(row),
+            Place::Entry(_) => None,
+        }
+    }
+
+    /// Goes to the next key with a record.
+    fn find(&mut self, direction: Direction) -> Option<Result<Found>> {
         while !self.over {
-            match self.step_once(direction) {
-                Ok(Some(record)) => return Some(Ok(record)),
+            match self.find_once(direction) {
+                Ok(Some(found)) => return Some(Ok(found)),
                 Ok(None) => {}
                 Err(error) => return Some(Err(error)),
             }
@@ -58,55 +133,62 @@ impl Range {
         None
     }
 
-    /// The next key's record; `None` if it has none, or if the range is over.
-    fn step_once(&mut self, direction: Direction) -> Result<Option<Record>> {
-        let Range { capture, front, back, start, end, .. } = self;
-        let (cursor, bound) = match direction {
-            Direction::Forward => (front, &*start),
-            Direction::Backward => (back, &*end),
-        };
-        let cursor = match cursor {
-            Some(cursor) => cursor,
-            None => {
-                let made = MergeCursor::new(capture, direction, bound.as_ref().map(Vec::as_slice));
-                self.over = made.is_err();
-                cursor.insert(made?)
-            }
-        };
-        let Some(key) = cursor.key().filter(|key| match direction {
-            Direction::Forward => {
-                !is_beyond_end(end, key) && self.last_back.as_deref().is_none_or(|back| *key < back)
-            }
-            Direction::Backward => {
-                !is_before_start(start, key) && self.last_front.as_deref().is_none_or(|front| *key > front)
-            }
-        }) else {
+    /// Goes to the next key. `None` if it has no record, or if the range is over.
+    fn find_once(&mut self, direction: Direction) -> Result<Option<Found>> {
+        if let Err(error) = self.advance(direction) {
+            // What follows is not known: a range without it would look whole.
             self.over = true;
+            return Err(error);
+        }
+        let Range { capture, expiry, start, end, front, back, row: buffer, over } = self;
+        let (side, other) = match direction {
+            Direction::Forward => (front, back),
+            Direction::Backward => (back, front),
+        };
+        let Some(cursor) = side.as_ref().map(|side| &side.cursor) else { return Ok(None) };
+        let met = other.as_ref().and_then(|other| other.cursor.key());
+        let Some(key) = cursor.key().filter(|key| match direction {
+            Direction::Forward => !is_beyond_end(end, key) && met.is_none_or(|met| *key < met),
+            Direction::Backward => !is_before_start(start, key) && met.is_none_or(|met| *key > met),
+        }) else {
+            *over = true;
             return Ok(None);
         };
-        let last = match direction {
-            Direction::Forward => &mut self.last_front,
-            Direction::Backward => &mut self.last_back,
+        let shown = |row: &StoredRow<'_>| match row.row {
+            RowRef::Put { expires_at_ms, .. } => !expiry.hides(expires_at_ms),
+            RowRef::Delete { .. } | RowRef::Marker { .. } => false,
         };
-        let last = last.get_or_insert_default();
-        last.clear();
-        last.extend_from_slice(key);
-        let record = match cursor.place() {
-            None => Ok(None),
-            Some(Place::Row(row)) => Ok(Record::of(&row)),
-            Some(Place::Entry(entry)) if entry.tombstone => Ok(None),
-            Some(Place::Entry(entry)) => capture.read_entry(last, &entry, Record::of),
-        };
-        if let Err(error) = cursor.advance() {
-            match &record {
-                Ok(Some(_)) => self.failed = Some(error),
-                _ => {
-                    self.over = true;
-                    return record.and(Err(error));
-                }
+        match cursor.place() {
+            Some(Place::Row(row)) => Ok(shown(&row).then_some(Found::Under(direction))),
+            Some(Place::Entry(entry)) if !entry.tombstone => {
+                let is_shown = capture.read_entry(key, &entry, |row| {
+                    buffer.clear();
+                    buffer.extend_from_slice(row.bytes);
+                    shown(row)
+                })?;
+                Ok(is_shown.then_some(Found::Copied))
             }
+            _ => Ok(None),
         }
-        Ok(record?.filter(|record| !self.expiry.hides(record.expires_at_ms)))
+    }
+
+    /// Leaves the key that was given last, or goes to the first one.
+    fn advance(&mut self, direction: Direction) -> Result<()> {
+        let (side, bound) = match direction {
+            Direction::Forward => (&mut self.front, &self.start),
+            Direction::Backward => (&mut self.back, &self.end),
+        };
+        let side = match side {
+            Some(side) => side,
+            None => {
+                let cursor = MergeCursor::new(&self.capture, direction, bound.as_ref().map(Vec::as_slice))?;
+                side.insert(Side { cursor, given: false })
+            }
+        };
+        match std::mem::replace(&mut side.given, true) {
+            true => side.cursor.advance(),
+            false => Ok(()),
+        }
     }
 }
 
@@ -130,12 +212,12 @@ impl Iterator for Range {
     type Item = Result<Record>;
 
     fn next(&mut self) -> Option<Result<Record>> {
-        self.step(Direction::Forward)
+        self.give(Direction::Forward)
     }
 }
 
 impl DoubleEndedIterator for Range {
     fn next_back(&mut self) -> Option<Result<Record>> {
-        self.step(Direction::Backward)
+        self.give(Direction::Backward)
     }
 }

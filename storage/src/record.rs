@@ -20,34 +20,42 @@ pub struct Record {
     pub content_type: Option<ContentType>,
 }
 
+/// A record that is lent: see [`crate::Range::next_lent`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordRef<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// Its value.
+    pub value: &'a [u8],
+    /// The sequence of the write that made it.
+    pub version: Sequence,
+    /// When the value expires, in milliseconds since 1970; `None`: never.
+    pub expires_at_ms: Option<u64>,
+    /// What the value is, if its writer said so.
+    pub content_type: Option<&'a str>,
+}
+
+impl<'a> RecordRef<'a> {
+    /// The record of a row; `None` for a row that is no put.
+    pub(crate) fn of(stored: &StoredRow<'a>) -> Option<RecordRef<'a>> {
+        let RowRef::Put { key, value, expires_at_ms, content_type } = stored.row else { return None };
+        Some(RecordRef { key, value, version: stored.sequence, expires_at_ms, content_type })
+    }
+}
+
 impl Record {
     /// The record of a row, copied: what was verified stays as it is, whatever becomes of the file. `None` for a row that
     /// is no put.
     pub(crate) fn of(stored: &StoredRow<'_>) -> Option<Record> {
-        let RowRef::Put { key, value, .. } = stored.row else { return None };
-        // Key and value end the row: one copy for both. What is in front of them is copied only if somebody needs it.
-        let needed = match stored.row {
-            RowRef::Put { content_type: Some(_), .. } => stored.bytes.len(),
-            _ => key.len() + value.len(),
-        };
-        let copied = Bytes::copy_from_slice(&stored.bytes[stored.bytes.len() - needed..]);
-        let value_start = copied.len() - value.len();
-        let key_start = value_start - key.len();
-        let mut record = Record {
-            key: copied.slice(key_start..value_start),
-            value: copied.slice(value_start..),
+        let RowRef::Put { key, value, expires_at_ms, content_type } = stored.row else { return None };
+        // Copies of their own: to share one copy would cost a third allocation, and counting who shares it.
+        Some(Record {
+            key: Bytes::copy_from_slice(key),
+            value: Bytes::copy_from_slice(value),
             version: stored.sequence,
-            expires_at_ms: None,
-            content_type: None,
-        };
-        if let RowRef::Put { expires_at_ms, content_type, .. } = stored.row {
-            record.expires_at_ms = expires_at_ms;
-            record.content_type = content_type.map(|text| {
-                let end = key_start;
-                ContentType::verified(copied.slice(end - text.len()..end))
-            });
-        }
-        Some(record)
+            expires_at_ms,
+            content_type: content_type.map(ContentType::copied),
+        })
     }
 
     /// The record that a put makes, sharing the `encoded` bytes that it was decoded from.

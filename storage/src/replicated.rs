@@ -10,7 +10,7 @@
 //! ```
 //!
 //! What it does not do: it does not know what is committed (it is told), it takes no locks among writers (there
-//! is one), and it reclaims nothing: rows that were overwritten keep their space.
+//! is one), and it never waits for compaction: an owner asks [`ReplicatedStore::is_congested`] before it takes more in.
 
 mod append;
 mod checkpoint;
@@ -40,7 +40,7 @@ use crate::header::StoreId;
 use crate::lock::Lock;
 use crate::maintenance::{Board, Maintenance};
 use crate::manifest::{Kind, Manifest};
-use crate::memory::Memory;
+use crate::memory::{Memory, MemoryStats};
 use crate::options::Options;
 use crate::pending::Pending;
 use crate::position::{EpochStart, Position, Sequence};
@@ -173,6 +173,8 @@ pub struct Stats {
     pub durable: Sequence,
     /// What compaction has done, and what is there for it.
     pub compaction: CompactionStats,
+    /// How the memory budget is used for files and blocks.
+    pub memory: MemoryStats,
 }
 
 impl ReplicatedStore {
@@ -461,6 +463,7 @@ impl ReplicatedStore {
             last: self.last().sequence,
             durable: self.durable,
             compaction: self.compaction.0.stats(),
+            memory: self.active.file.memory().stats(),
         }
     }
 

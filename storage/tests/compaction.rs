@@ -311,6 +311,62 @@ fn figures() {
     );
 }
 
+/// An owner that asks before it takes more in has few tails waiting, and what is in its log already is applied all the same.
+#[test]
+fn an_owner_that_may_not_wait_is_told_when_to_hold_back_and_when_to_go_on() {
+    let disk = FaultyDisk::new();
+    let mut store = ReplicatedStore::open(Path::new(PATH), small(&disk)).unwrap();
+    let (bell, heard) = std::sync::mpsc::channel();
+    store.when_relieved(move || bell.send(()).unwrap());
+    let write = |store: &mut ReplicatedStore| {
+        let key = format!("key {}", store.last().sequence);
+        append(store, 1, &[Entry::Put(key.into(), vec![7; 500])], 0).unwrap();
+    };
+    for _ in 0..3 {
+        let mut rounds = 0;
+        while !store.is_congested() {
+            write(&mut store);
+            let durable = store.sync().unwrap();
+            store.apply(durable).unwrap();
+            rounds += 1;
+            assert!(rounds < 100, "nobody holds it back");
+        }
+        assert!(store.stats().compaction.waiting_tails <= 5);
+        // Written before the owner asked: that it waits would help nobody.
+        write(&mut store);
+        let durable = store.sync().unwrap();
+        store.apply(durable).unwrap();
+        assert_eq!(store.applied(), store.last().sequence);
+        assert!(heard.try_recv().is_err());
+        store.compact().unwrap();
+        assert!(!store.is_congested());
+        assert_eq!(heard.try_iter().count(), 1);
+    }
+    assert_eq!(contents(&store.reader()).len() as u64, store.last().sequence.0);
+}
+
+/// Nothing keeps an owner back for good: neither a disk that has no room for runs, nor a compaction that has failed.
+#[test]
+fn nobody_waits_for_a_compaction_that_cannot_go_on() {
+    for (kind, is_over) in [(io::ErrorKind::StorageFull, false), (io::ErrorKind::Other, true)] {
+        let disk = FaultyDisk::new();
+        let mut store = ReplicatedStore::open(Path::new(PATH), small(&disk)).unwrap();
+        while !store.is_congested() {
+            append(&mut store, 1, &[Entry::Put(b"key".to_vec(), vec![7; 500])], 0).unwrap();
+            let durable = store.sync().unwrap();
+            store.apply(durable).unwrap();
+        }
+        disk.set_fault(Some(Fault { call: disk.calls() + 3, kind, lasting: true }));
+        assert!(store.compact().is_err());
+        disk.set_fault(None);
+        assert!(!store.is_congested());
+        assert_eq!(
+            matches!(store.reserve(1, paddock_storage::Need::Control), Err(Error::Poisoned { .. })),
+            is_over
+        );
+    }
+}
+
 /// Bytes that the disk gives to each folder of a store.
 fn parts_on_disk(path: &Path) -> Vec<(&'static str, u64)> {
     use std::os::unix::fs::MetadataExt as _;

@@ -119,6 +119,24 @@ fn rot_under_an_open_store_is_found_mapped_or_not() {
     }
 }
 
+#[test]
+fn runs_are_mapped_once_what_kept_them_from_it_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    // Five eighths of it are for mappings: too little for the log before it is compacted.
+    let options = options(Mapping::Auto).memory_bytes(1 << 20);
+    let store = Store::builder(directory.path()).options(options).open().unwrap();
+    for number in 0..1_000_u32 {
+        store.insert(number.to_be_bytes(), [number as u8; 100]).unwrap();
+    }
+    let before = store.stats().unwrap().memory;
+    assert!(before.unmapped_bytes > 0, "{before:?}");
+    store.compact().unwrap();
+    // The next look at the store finds the room that the log had.
+    store.compact().unwrap();
+    let after = store.stats().unwrap().memory;
+    assert_eq!(after.unmapped_bytes, 0, "{after:?}, before: {before:?}");
+}
+
 fn segments(store: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(store.join("log")).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();

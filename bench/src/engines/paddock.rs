@@ -47,9 +47,12 @@ impl Engine for Paddock {
 
     fn scan(&self, start: &[u8], rows_max: usize, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<usize> {
         let mut rows = 0;
-        for record in self.store.range(start..).take(rows_max) {
+        let mut range = self.store.range(start..);
+        while rows < rows_max
+            && let Some(record) = range.next_lent()
+        {
             let record = record?;
-            each(&record.key, &record.value);
+            each(record.key, record.value);
             rows += 1;
         }
         Ok(rows)

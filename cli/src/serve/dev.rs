@@ -151,6 +151,7 @@ fn node(data: &Path, name: &str) -> ServerConfig {
         advertise_address: None,
         http_address: None,
         cluster_name: "dev".to_owned(),
+        storage: paddock_storage::Options::new(),
         new_cluster: NewCluster {
             partitions: PARTITIONS,
             replication_factor: 2,

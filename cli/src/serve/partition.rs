@@ -20,6 +20,7 @@ pub(crate) async fn run(flags: arguments::Partition) -> anyhow::Result<()> {
         advertise_address: flags.advertise,
         http_address: flags.http,
         cluster_name: flags.coordination.cluster,
+        storage: paddock_storage::Options::new(),
         new_cluster: NewCluster {
             partitions: flags.partitions,
             replication_factor: flags.replication_factor,

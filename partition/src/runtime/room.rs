@@ -1,4 +1,4 @@
-//! A full disk: what the owner loop refuses, and what it waits for.
+//! A full disk, and a compaction that is behind: what the owner loop refuses, and what it waits for.
 
 use std::time::Duration;
 
@@ -7,19 +7,23 @@ use paddock_storage::{APPEND_OVERHEAD_BYTES, Need, ReplicatedStore, RowRef};
 use tracing::warn;
 
 use super::{OwnerLoop, Round};
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::replica::Message;
 
-/// How often a full disk is mentioned in the log, in milliseconds.
-const DISK_FULL_NOTICE_MS: u64 = 10_000;
+/// How often a full disk, or a compaction that is behind, is mentioned in the log, in milliseconds.
+const NOTICE_MS: u64 = 10_000;
 /// How soon a write that has to be done is tried again on a full disk.
 const DISK_FULL_RETRY: Duration = Duration::from_millis(100);
 
 impl OwnerLoop {
-    /// Whether the disk has room for what a peer sends. A follower that has none lets the entries pass, so it
-    /// acknowledges nothing, and the leader goes on without it.
+    /// Whether there is room for what a peer sends: on the disk, and in memory for what compaction has to do. A follower
+    /// that has none lets the entries pass, so it acknowledges nothing, and the leader sends them again, or goes on
+    /// without it. What is in its log already it commits and applies all the same.
     pub(super) fn has_room_for(&mut self, message: &Message) -> Result<bool, paddock_storage::Error> {
         let Message::Append { entries, .. } = message else { return Ok(true) };
+        if !entries.is_empty() && self.is_congested() {
+            return Ok(false);
+        }
         let rows = entries.iter().flat_map(|run| run.rows.iter());
         let need = if rows.into_iter().any(|row| matches!(row, RowRef::Put { .. })) {
             Need::Growth
@@ -28,6 +32,17 @@ impl OwnerLoop {
         };
         let bytes = entries.iter().map(|run| run.rows.encoded().len() as u64 + APPEND_OVERHEAD_BYTES).sum();
         self.reserve(bytes, need)
+    }
+
+    /// Whether the store's compaction is so far behind that nothing more should go into the log. The store wakes this loop
+    /// when that is over.
+    pub(super) fn is_congested(&mut self) -> bool {
+        let is_congested = self.store.is_congested();
+        if is_congested && is_due(&mut self.round.congestion_noticed) {
+            let waiting = self.store.stats().compaction.waiting_tails;
+            warn!(partition = %self.partition, waiting, "writes wait for compaction, which is behind");
+        }
+        is_congested
     }
 
     /// False if the disk is full.
@@ -61,12 +76,20 @@ impl OwnerLoop {
 impl Round {
     /// Says in the log that the disk is full, now and then.
     fn notice_full_disk(&mut self, partition: PartitionId, error: &paddock_storage::Error) {
-        let now = clock::now();
-        if self.disk_full_noticed.is_none_or(|last| now.0 - last.0 >= DISK_FULL_NOTICE_MS) {
-            self.disk_full_noticed = Some(now);
+        if is_due(&mut self.disk_full_noticed) {
             warn!(%partition, %error, "the disk is full");
         }
     }
+}
+
+/// Whether something that goes on is to be mentioned again.
+fn is_due(noticed: &mut Option<Timestamp>) -> bool {
+    let now = clock::now();
+    let is_due = noticed.is_none_or(|last| now.0.saturating_sub(last.0) >= NOTICE_MS);
+    if is_due {
+        *noticed = Some(now);
+    }
+    is_due
 }
 
 /// Tries a write again for as long as nothing but a full disk speaks against it, and `go_on` says so.

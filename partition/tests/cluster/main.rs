@@ -3,6 +3,7 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod gate;
 mod support;
 
 use bytes::Bytes;
@@ -332,4 +333,67 @@ async fn a_caller_that_does_not_read_its_answers_does_not_fill_the_memory() {
 
 fn value_len(outcome: &Outcome) -> usize {
     value(outcome).map_or(0, |value| value.len())
+}
+
+/// A cluster whose stores want to be compacted after every few writes, and the disk that they are on.
+async fn cluster_that_compacts(nodes: u32) -> (Cluster, gate::GatedDisk) {
+    let disk = gate::GatedDisk::default();
+    let storage = paddock_storage::Options::new().flush_bytes(16 << 10);
+    (Cluster::start_with(nodes, 1, storage.disk(std::sync::Arc::new(disk.clone()))).await, disk)
+}
+
+/// More than waits for compaction at most.
+const WRITES_MAX: u32 = 200;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_wait_for_a_compaction_that_is_behind_and_reads_do_not() {
+    let (cluster, disk) = cluster_that_compacts(1).await;
+    let mut stream = cluster.leader_stream(0).await;
+    disk.shut_for(cluster.data(cluster.leader(0).await));
+    let value = "v".repeat(4 << 10);
+    let mut last = None;
+    for n in 0..WRITES_MAX {
+        let outcome = stream.one(support::within(1_000, put(&format!("k{n}"), &value))).await;
+        if let Some(outcome::Kind::Failure(failure)) = &outcome.kind {
+            assert_eq!(failure.reason(), ErrorReason::DeadlineExceeded);
+            assert!(!failure.outcome_unknown, "it certainly did not happen");
+            last = Some(n);
+            break;
+        }
+        version(&outcome);
+    }
+    let last = last.expect("memory is not filled without an end");
+    assert!(last > 10, "only {last} writes were taken");
+
+    let mut writer = cluster.leader_stream(0).await;
+    assert!(writer.cast(vec![put("late", "v")], std::time::Duration::from_secs(10)).await);
+    assert_eq!(value_len(&stream.one(read("k0")).await), value.len());
+    assert_eq!(self::value(&stream.one(read(&format!("k{last}"))).await), None);
+    disk.open();
+    let late = writer.take(1).await;
+    version(&late[0]);
+    // And on it goes.
+    for n in 0..WRITES_MAX {
+        version(&stream.one(put(&format!("k{n}"), &value)).await);
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_whose_compaction_is_behind_is_gone_on_without_until_it_has_caught_up() {
+    let (cluster, disk) = cluster_that_compacts(2).await;
+    cluster.in_sync(0, 2).await;
+    let mut leader = cluster.leader_stream(0).await;
+    let follower = cluster.follower(0).await;
+    disk.shut_for(cluster.data(follower));
+    let value = "v".repeat(4 << 10);
+    let mut last = 0;
+    for n in 0..WRITES_MAX {
+        last = version(&leader.one(put(&format!("k{n}"), &value)).await);
+    }
+    cluster.in_sync(0, 1).await;
+    disk.open();
+    cluster.in_sync(0, 2).await;
+    cluster.applied(follower, 0, last).await;
+    cluster.stop().await;
 }

@@ -20,6 +20,7 @@ use paddock_proto::v1::{
     ExchangeRequest, ExchangeResponse, Mutation, Operation, Outcome, Precondition, ReadConsistency,
     ReadOperation, ReadRangeOperation, mutation, operation, outcome, read_consistency,
 };
+use paddock_storage::Options;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -67,7 +68,7 @@ impl Parked {
     pub async fn start_in(self, coordination: &Path) -> Result<(), StartError> {
         let embedded = Embedded::open(coordination).expect("a coordination service");
         let session = Arc::new(embedded.session());
-        PartitionServer::start(config(&self.data, &self.shape), session).await.map(drop)
+        PartitionServer::start(config(&self.data, &self.shape, Options::new()), session).await.map(drop)
     }
 }
 
@@ -77,11 +78,12 @@ pub struct Cluster {
     embedded: Embedded,
     observer: Arc<dyn Coordinator>,
     shape: NewCluster,
+    storage: Options,
     nodes: HashMap<NodeId, Running>,
     id: Option<ClusterId>,
 }
 
-fn config(data: &Path, shape: &NewCluster) -> ServerConfig {
+fn config(data: &Path, shape: &NewCluster, storage: Options) -> ServerConfig {
     ServerConfig {
         data: data.to_owned(),
         grpc_address: "127.0.0.1:0".parse().expect("an address"),
@@ -89,18 +91,26 @@ fn config(data: &Path, shape: &NewCluster) -> ServerConfig {
         http_address: None,
         cluster_name: "test".into(),
         new_cluster: shape.clone(),
+        storage,
     }
 }
 
 impl Cluster {
     /// So many nodes, each with a replica of each partition.
     pub async fn start(nodes: u32, partitions: u32) -> Cluster {
+        Cluster::start_with(nodes, partitions, Options::new()).await
+    }
+
+    /// The same, with stores that are kept in another way.
+    pub async fn start_with(nodes: u32, partitions: u32, storage: Options) -> Cluster {
         let root = tempfile::tempdir().expect("a directory");
         let embedded = Embedded::open(&root.path().join("coordination")).expect("a coordination service");
         let observer: Arc<dyn Coordinator> = Arc::new(embedded.session());
         let shape =
             NewCluster { partitions, replication_factor: nodes, initial_nodes: nodes, lease_ms: LEASE_MS };
-        let mut cluster = Cluster { root, embedded, observer, shape, nodes: HashMap::new(), id: None };
+        let nodes_running = HashMap::new();
+        let mut cluster =
+            Cluster { root, embedded, observer, shape, storage, nodes: nodes_running, id: None };
         for number in 0..nodes {
             let data = cluster.root.path().join(format!("node{number}"));
             cluster.launch(data).await;
@@ -111,9 +121,10 @@ impl Cluster {
 
     async fn launch(&mut self, data: PathBuf) -> NodeId {
         let session: Arc<dyn Coordinator> = Arc::new(self.embedded.session());
-        let server = PartitionServer::start(config(&data, &self.shape), Arc::clone(&session))
-            .await
-            .expect("the node starts");
+        let server =
+            PartitionServer::start(config(&data, &self.shape, self.storage.clone()), Arc::clone(&session))
+                .await
+                .expect("the node starts");
         let node = server.node_id();
         self.nodes.insert(node, Running { server, data, _session: session });
         node
@@ -209,6 +220,11 @@ impl Cluster {
         self.nodes.values().map(|running| running.server.answers_waiting_bytes()).sum()
     }
 
+    /// Where a running node keeps its data.
+    pub fn data(&self, node: NodeId) -> &Path {
+        &self.nodes[&node].data
+    }
+
     /// Where a node listens.
     pub fn address(&self, node: NodeId) -> String {
         self.nodes[&node].server.grpc_address().to_string()
@@ -249,7 +265,7 @@ impl Cluster {
     /// Starts it again, although that must fail; says how.
     pub async fn refuse_node(&mut self, parked: Parked) -> StartError {
         let session: Arc<dyn Coordinator> = Arc::new(self.embedded.session());
-        match PartitionServer::start(config(&parked.data, &self.shape), session).await {
+        match PartitionServer::start(config(&parked.data, &self.shape, self.storage.clone()), session).await {
             Ok(_) => panic!("it starts"),
             Err(error) => error,
         }

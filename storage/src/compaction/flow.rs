@@ -1,6 +1,10 @@
 //! Who waits for whom: compaction for something to do, writers for tails to be flushed, and for what they are rationed to while
 //! compaction is behind.
+//!
+//! A writer who may block waits here. One who may not asks whether there is room, goes away, and is called when there is again.
 
+use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::{Duration, Instant};
@@ -19,8 +23,19 @@ pub(crate) struct Flow {
     state: Mutex<State>,
     /// Told of every change.
     told: Condvar,
+    relieved: Mutex<Option<Bell>>,
     /// Whether there may be a reason to look closer before a write.
     hinders: AtomicBool,
+}
+
+/// Who is called when a writer no longer has to wait.
+#[derive(Clone)]
+struct Bell(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Bell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bell")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -41,17 +56,15 @@ struct State {
 impl Flow {
     /// A tail was frozen. `frozen` counts those that are waiting now: this one may have been flushed already.
     pub(crate) fn froze(&self, frozen: impl FnOnce() -> usize) {
-        let mut state = self.state.lock();
-        state.frozen = frozen() as u64;
-        state.due = true;
-        self.tell(&state);
+        self.change(|state| {
+            state.frozen = frozen() as u64;
+            state.due = true;
+        });
     }
 
     /// The oldest frozen tail was flushed.
     pub(crate) fn flushed(&self, frozen: impl FnOnce() -> usize) {
-        let mut state = self.state.lock();
-        state.frozen = frozen() as u64;
-        self.tell(&state);
+        self.change(|state| state.frozen = frozen() as u64);
     }
 
     /// Holds writers to so many bytes per second, or to nothing.
@@ -59,16 +72,33 @@ impl Flow {
         let mut state = self.state.lock();
         let ends = state.rate.is_some() && bytes_per_second.is_none();
         state.rate = bytes_per_second;
+        self.hinders.store(state.hinders(), Release);
         if ends {
-            self.tell(&state);
-        } else {
-            self.hinders.store(state.hinders(), Release);
+            self.told.notify_all();
         }
     }
 
-    fn tell(&self, state: &State) {
-        self.hinders.store(state.hinders(), Release);
-        self.told.notify_all();
+    /// From now on this is called whenever a writer no longer has to wait, on the thread that brought it about. It must not
+    /// block.
+    pub(crate) fn when_relieved(&self, call: impl Fn() + Send + Sync + 'static) {
+        *self.relieved.lock() = Some(Bell(Arc::new(call)));
+    }
+
+    /// Every change of the state, and whoever has to hear of it.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let relieved = {
+            let mut state = self.state.lock();
+            let was_congested = state.is_congested();
+            change(&mut state);
+            self.hinders.store(state.hinders(), Release);
+            self.told.notify_all();
+            was_congested && !state.is_congested()
+        };
+        // Under no lock: what is called may ask.
+        let bell = if relieved { self.relieved.lock().clone() } else { None };
+        if let Some(Bell(call)) = bell {
+            call();
+        }
     }
 
     pub(crate) fn frozen(&self) -> u64 {
@@ -124,18 +154,16 @@ impl Flow {
     }
 
     pub(crate) fn set_disk_full(&self, disk_full: bool) {
-        let mut state = self.state.lock();
-        if state.disk_full != disk_full {
-            state.disk_full = disk_full;
-            self.tell(&state);
+        if self.state.lock().disk_full != disk_full {
+            self.change(|state| state.disk_full = disk_full);
         }
     }
 
     /// Nobody knows what is on the disk: no more writing.
     pub(crate) fn fail(&self, reason: &str) {
-        let mut state = self.state.lock();
-        state.failure.get_or_insert_with(|| reason.to_string());
-        self.tell(&state);
+        self.change(|state| {
+            state.failure.get_or_insert_with(|| reason.to_string());
+        });
     }
 
     pub(crate) fn failure(&self) -> Option<String> {
@@ -143,9 +171,7 @@ impl Flow {
     }
 
     pub(crate) fn close(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        self.tell(&state);
+        self.change(|state| state.closed = true);
     }
 }
 
@@ -178,9 +204,39 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
     use super::*;
 
-    /// A rate holds nobody back where nothing would come of it: and lifted, it lets those go who wait for it.
+    /// Whatever ends it, who was sent away is called: once, and only then.
+    #[test]
+    fn whoever_may_not_wait_is_called_when_there_is_room_again() {
+        let full = FROZEN_MAX as usize + 1;
+        let ends: [fn(&Flow); 4] = [
+            |flow| flow.flushed(|| FROZEN_MAX as usize),
+            |flow| flow.set_disk_full(true),
+            |flow| flow.fail("a run is damaged"),
+            Flow::close,
+        ];
+        for end in ends {
+            let (flow, called) = (Flow::default(), Arc::new(AtomicU64::new(0)));
+            let counter = called.clone();
+            flow.when_relieved(move || {
+                counter.fetch_add(1, Relaxed);
+            });
+            flow.froze(|| FROZEN_MAX as usize);
+            flow.flushed(|| 0);
+            assert_eq!(called.load(Relaxed), 0, "nobody had to wait");
+            flow.froze(|| full);
+            assert!(flow.is_congested());
+            assert_eq!(called.load(Relaxed), 0);
+            end(&flow);
+            assert!(!flow.is_congested());
+            assert_eq!(called.load(Relaxed), 1);
+        }
+    }
+
+    /// A rate holds nobody back where nothing would come of it.
     #[test]
     fn a_rate_is_in_force_while_compaction_can_catch_up() {
         let flow = Flow::default();

@@ -279,6 +279,13 @@ impl Site {
         let _ = write_if_due(&self.directory, self.store_id, &self.contents, When::Running);
     }
 
+    /// Maps files for which there was no room when they were opened: those that had it may have gone since.
+    pub(crate) fn map_files(&self, files: &FileTable) {
+        if self.memory.has_unmapped() {
+            files.iter().for_each(|entry| entry.map());
+        }
+    }
+
     /// How long the files of a merge of so many bytes are made.
     pub(crate) fn file_bytes(&self, all_bytes: u64) -> u64 {
         const FILES: u64 = 16;

@@ -78,6 +78,7 @@ impl Worker {
         }
         self.pace.look(self.begun.elapsed(), site.contents.foreground());
         let files = site.contents.files().load_full();
+        site.map_files(&files);
         let now_ms = self.request.map_or_else(|| site.now_ms(), |request| request.now_ms);
         let state = self.state(site, describe(&self.runs, &files, now_ms));
         let job = choose(&state);

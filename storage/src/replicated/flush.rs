@@ -41,6 +41,47 @@ impl ReplicatedStore {
         self.release_log()
     }
 
+    /// Whether compaction is so far behind that the owner should take no more entries in: what waits for it is in memory.
+    /// What is in the log already may be applied all the same; that is bounded by what its owner lets into it.
+    ///
+    /// A full disk is no reason, since there the log itself does not grow, and deletes must get through; nor is a compaction
+    /// that has failed, which every write is told of. So this ends, however it goes: [`ReplicatedStore::when_relieved`].
+    /// Where the store does not compact by itself ([`crate::Options::background_compaction`]), [`ReplicatedStore::compact`]
+    /// ends it. Asking is cheap.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// if store.is_congested() {
+    ///     // Later: clients wait, or are told that nothing was done.
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn is_congested(&self) -> bool {
+        self.compaction.0.is_congested()
+    }
+
+    /// Has the owner called whenever [`ReplicatedStore::is_congested`] ends, on the thread that brought it about: so the call
+    /// must not block. It takes the place of an earlier one.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// let (bell, heard) = std::sync::mpsc::sync_channel(1);
+    /// store.when_relieved(move || {
+    ///     // There is room again, if it was not known already.
+    ///     let _ = bell.try_send(());
+    /// });
+    /// # assert!(heard.try_recv().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn when_relieved(&self, call: impl Fn() + Send + Sync + 'static) {
+        self.compaction.0.when_relieved(call);
+    }
+
     pub(crate) fn compaction(&self) -> Arc<Compaction> {
         self.compaction.0.clone()
     }

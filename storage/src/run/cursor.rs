@@ -42,6 +42,9 @@ struct Current {
     row: u32,
     start: usize,
     end: usize,
+    /// Where its key is in the block.
+    key_start: usize,
+    key_end: usize,
 }
 
 /// The block that rows are handed out from.
@@ -150,9 +153,16 @@ impl RunCursor {
         decode_stored(self.bytes(&loaded.place, &loaded.bytes).get(start..end)?)
     }
 
+    /// Its key; `None` where there is no such row.
+    #[inline]
+    pub(crate) fn current_key(&self) -> Option<&[u8]> {
+        let (loaded, Current { key_start, key_end, .. }) = (self.loaded.as_ref()?, self.current?);
+        self.bytes(&loaded.place, &loaded.bytes).get(key_start..key_end)
+    }
+
     /// Its key; empty where there is no such row.
     pub(crate) fn key(&self) -> &[u8] {
-        self.current().map_or(&[], |row| key_of(&row.row))
+        self.current_key().unwrap_or_default()
     }
 
     /// Its logical offset.
@@ -220,8 +230,11 @@ impl RunCursor {
         let block = Block::new(self.bytes(&loaded.place, &loaded.bytes), loaded.shape);
         match block.row(row) {
             Ok(stored) => {
-                let start = block.start(row);
-                self.current = Some(Current { row, start, end: start + stored.bytes.len() });
+                let (start, key) = (block.start(row), key_of(&stored.row));
+                let end = start + stored.bytes.len();
+                // A put's value and nothing else follows its key.
+                let key_end = end - stored.value().map_or(0, <[u8]>::len);
+                self.current = Some(Current { row, start, end, key_start: key_end - key.len(), key_end });
                 Ok(())
             }
             Err(damage) => Err(self.run.damage(&loaded.place, damage)),

@@ -232,6 +232,11 @@ impl Run {
         Ok(Some(FoundRow { logical_offset, bytes: Bytes::copy_from_slice(row.bytes) }))
     }
 
+    /// Maps its file, if it is not and there is room. Returns whether it is mapped.
+    pub(crate) fn map(&self) -> bool {
+        self.file.map()
+    }
+
     /// A cursor before the first row.
     pub(crate) fn cursor(self: &Arc<Run>) -> RunCursor {
         RunCursor::new(self.clone())
