@@ -44,6 +44,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Who wants to work and finds somebody at it looks again after this long whether it is still necessary.
 const ANOTHER_LOOK: Duration = Duration::from_millis(5);
 
+/// So long it waits at least for rows to expire, which may be many, one after the other.
+const EXPIRY_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// And so long at most: the clock may be set.
+const EXPIRY_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// After a full disk it is tried again after this long, or when something happens.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
@@ -247,21 +253,24 @@ impl Shared {
         let mut wait = Some(Duration::ZERO);
         while self.site.flow.wait_for_work(wait) {
             wait = match self.work() {
-                Ok(busy) => busy.then_some(LOOK_AGAIN),
+                Ok(wait) => wait,
                 Err(Error::DiskFull { .. }) => Some(TRY_AGAIN),
                 Err(_) => return,
             };
         }
     }
 
-    /// Does all there is to do. Says whether somebody is there meanwhile: without, there may be more to do.
-    fn work(&self) -> Result<bool> {
+    /// Does all there is to do. Says when there may be more, if nothing happens before: once nobody is there, or when something
+    /// has expired.
+    fn work(&self) -> Result<Option<Duration>> {
         loop {
             // Let go of between steps: others may want something done at once.
             let mut worker = self.worker.lock();
             let stepped = worker.step(&self.site);
             if !self.note(stepped)? {
-                return Ok(worker.is_busy());
+                let expiry = worker.until_next_expiry(&self.site);
+                let expiry = expiry.map(|wait| wait.clamp(EXPIRY_WAIT_MIN, EXPIRY_WAIT_MAX));
+                return Ok(if worker.is_busy() { Some(LOOK_AGAIN) } else { expiry });
             }
             self.site.checkpoint_index();
         }

@@ -19,6 +19,8 @@
 //! 6. **Reads** again: the newest runs are merged when there are more than a few, such that sizes stay geometric.
 //! 7. What costs nothing: runs whose files do not overlap become one without writing a row (a load in key order).
 //!
+//! What has expired is garbage as what was overwritten is (5), as far as the statistics of the files tell.
+//!
 //! Large values are rewritten when their garbage pays for it (5), and not because runs are many: 3 and 6 count bytes,
 //! so a run of large values is the last that they choose.
 //!
@@ -220,7 +222,7 @@ impl RunState<'_> {
     }
 }
 
-impl StoreState<'_> {
+impl<'a> StoreState<'a> {
     fn bytes(&self, runs: Range<usize>) -> u64 {
         self.runs[runs].iter().map(RunState::bytes).sum()
     }
@@ -230,7 +232,11 @@ impl StoreState<'_> {
     /// Of cold runs nobody counts what is overwritten. There the worst is taken to be true, that each newer row replaces
     /// an older one: then the largest run is all that is live.
     pub(crate) fn garbage_bytes(&self) -> u64 {
-        let known = self.runs.iter().map(RunState::garbage_bytes).sum();
+        self.garbage(FileState::garbage_bytes)
+    }
+
+    fn garbage(&self, of: impl Fn(&FileState<'a>) -> u64) -> u64 {
+        let known = self.runs.iter().flat_map(|run| &run.files).map(of).sum();
         if !self.runs.iter().any(|run| run.cold) {
             return known;
         }
@@ -247,7 +253,8 @@ impl StoreState<'_> {
     /// Whether compaction cannot keep up with the writers: there are too many runs for another one, or there is
     /// half as much garbage again as that with which a merge begins.
     pub(crate) fn is_behind(&self, tuning: &Tuning) -> bool {
-        let garbage = self.garbage_bytes();
+        // What has expired or was deleted is not more the faster they write.
+        let garbage = self.garbage(FileState::shadowed_bytes);
         let live = self.bytes(0..self.runs.len()) - garbage;
         let limit = u128::from(live) * u128::from(tuning.garbage_permille);
         let much = garbage >= 4 * tuning.garbage_bytes_min && u128::from(garbage) * 2_000 > 3 * limit;

@@ -33,7 +33,7 @@ use crate::header::StoreId;
 use crate::index_checkpoint::{When, write_if_due};
 use crate::memory::Memory;
 use crate::position::{EpochStart, Sequence};
-use crate::run::{Compression, Run};
+use crate::run::{Compression, Run, expired_bytes};
 use crate::view::{FrozenTail, RunFile, SortedRun, View};
 
 use paddock_index::PackedLocator;
@@ -346,8 +346,9 @@ pub(crate) fn describe<'r>(runs: &'r [LiveRun], files: &FileTable, now_ms: Optio
     let file = |file: &'r RunFile, cold: bool| -> FileState<'r> {
         let summary = file.run.summary();
         let statistics = &summary.statistics;
-        // Nobody counts what has expired; that something has is known. Asked to drop everything, compaction looks.
+        // Asked to drop everything, compaction looks also where it is only known that something has expired.
         let has_expired = statistics.expires_at_ms_min.zip(now_ms).is_some_and(|(min, now)| min <= now);
+        let expired = now_ms.map_or(0, |now_ms| expired_bytes(&statistics.expiry_steps, now_ms));
         let mut state = FileState {
             first: summary.first_key(),
             last: summary.last_key(),
@@ -355,7 +356,7 @@ pub(crate) fn describe<'r>(runs: &'r [LiveRun], files: &FileTable, now_ms: Optio
             live_bytes: None,
             rows: statistics.rows,
             tombstones: statistics.tombstones,
-            expired_bytes: u64::from(has_expired),
+            expired_bytes: expired.max(u64::from(has_expired)),
         };
         if let Some(entry) = files.get(file.handle).filter(|_| !cold) {
             state.live_bytes = Some(entry.live_bytes().min(state.bytes));

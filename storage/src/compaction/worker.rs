@@ -7,7 +7,7 @@
 //! slice does not mind: a flush only adds a run behind all others.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::merge::Rules;
 use super::output::{Meter, Output};
@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::file_table::{Source, is_tombstone};
 use crate::position::Sequence;
 use crate::row_buffer::with_buffer;
+use crate::run::next_expiry_ms;
 use crate::view::{FrozenTail, RunFile, SortedRun};
 
 /// See the module. There is one, behind a lock: whoever has it is the one.
@@ -52,7 +53,7 @@ struct Request {
 impl Worker {
     /// `runs`: those of the store's view, in their order.
     pub(crate) fn new(runs: Vec<LiveRun>, flushed: Sequence) -> Worker {
-        let pace = Pace::new(std::time::Duration::ZERO);
+        let pace = Pace::new(Duration::ZERO);
         Worker {
             runs,
             flushed,
@@ -147,6 +148,15 @@ impl Worker {
                 return Ok(());
             }
         }
+    }
+
+    /// How long until more of the runs has expired than now, as far as they say.
+    pub(crate) fn until_next_expiry(&self, site: &Site) -> Option<Duration> {
+        let now_ms = site.now_ms()?;
+        let files = self.runs.iter().flat_map(|run| &run.sorted.files);
+        let next_ms =
+            files.filter_map(|file| next_expiry_ms(&file.run.summary().statistics.expiry_steps, now_ms));
+        next_ms.min().map(|next_ms| Duration::from_millis(next_ms - now_ms))
     }
 
     /// Whether somebody reads or writes, as far as is known.

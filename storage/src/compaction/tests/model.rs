@@ -112,6 +112,32 @@ fn an_owner_that_decides_on_expiry_finds_what_has_expired() {
     assert_eq!(found, Some(Some(1)));
 }
 
+/// Nobody has to write the keys again or ask: what has expired is garbage, and goes when there is enough of it.
+#[test]
+fn what_has_expired_is_merged_away() {
+    let mut workshop = Workshop::new(Plan::default());
+    let mut write = |numbers: std::ops::Range<u32>, expires_at_ms| {
+        let key = |number: u32| format!("key {number:05}").into_bytes();
+        let rows: Vec<Write> =
+            numbers.map(|number| (key(number), Some((vec![7; 100], Some(expires_at_ms))))).collect();
+        workshop.write(&rows).unwrap();
+        workshop.freeze();
+        workshop.rest().unwrap();
+        let statistics = |workshop: &Workshop| -> u64 {
+            let view = workshop.contents.view();
+            let files = view.runs.iter().flat_map(|run| &run.files);
+            files.map(|file| file.run.summary().statistics.rows).sum()
+        };
+        workshop.check();
+        statistics(&workshop)
+    };
+    assert_eq!(write(0..100, NOW_MS + 1), 100);
+    // A few are not worth it.
+    assert_eq!(write(100..110, NOW_MS), 110);
+    assert_eq!(write(110..200, NOW_MS), 100);
+    assert_eq!(write(200..400, NOW_MS - 1), 100);
+}
+
 #[test]
 fn a_load_in_key_order_is_not_written_again() {
     let mut workshop = Workshop::new(Plan { file_bytes: 8 << 10, ..Plan::default() });
