@@ -57,6 +57,7 @@ pub(crate) struct Plan {
 /// A file that could not be linked. It is open, so it stays, whatever becomes of its name.
 pub(crate) struct Copy {
     from: Arc<dyn DiskFile>,
+    from_path: PathBuf,
     to: PathBuf,
 }
 
@@ -117,8 +118,8 @@ impl UnfinishedCopy {
     }
 
     fn copy(&self, from: &Path, to: PathBuf, copies: &mut Vec<Copy>) -> Result<()> {
-        let from = self.target.disk.open_read(from).map_err(Error::io(from))?;
-        copies.push(Copy { from, to });
+        let file = self.target.disk.open_read(from).map_err(Error::io(from))?;
+        copies.push(Copy { from: file, from_path: from.to_path_buf(), to });
         Ok(())
     }
 
@@ -131,7 +132,7 @@ impl UnfinishedCopy {
         let newest = target.segment_path(chain.next);
         let file = disk.open(&newest).map_err(Error::io(&newest))?;
         file.write_at(&marker, SEGMENT_START).map_err(Error::space(&newest))?;
-        file.sync_all().map_err(Error::io(&newest))?;
+        file.sync_all().map_err(Error::space(&newest))?;
         catalogue.replace(target)?;
         for directory in [&target.log, &target.runs, &target.index] {
             disk.sync_dir(directory).map_err(Error::io(directory))?;
@@ -190,13 +191,14 @@ impl Drop for UnfinishedCopy {
 
 impl Copy {
     fn run(&self, disk: &dyn Disk) -> Result<()> {
-        let Copy { from, to } = self;
+        let Copy { from, from_path, to } = self;
         let file = disk.create(to).map_err(Error::space(to))?;
         let (mut piece, mut offset) = (vec![0; COPY_PIECE_BYTES], 0);
         loop {
-            let read = from.read_at(&mut piece, offset).map_err(Error::io(to))?;
+            let read = from.read_at(&mut piece, offset).map_err(Error::io(from_path))?;
             if read == 0 {
-                return file.sync_all().map_err(Error::io(to));
+                // Here some file systems only find out that there is no room.
+                return file.sync_all().map_err(Error::space(to));
             }
             file.write_at(&piece[..read], offset).map_err(Error::space(to))?;
             offset += read as u64;

@@ -70,8 +70,9 @@ struct Parts {
 
 /// A row that has been copied elsewhere, or that is to leave the hash index.
 #[derive(Debug)]
-pub(crate) struct Moved<'a> {
-    pub(crate) key: &'a [u8],
+pub(crate) struct Moved {
+    /// Of its key: [`HashReader::hash`].
+    pub(crate) hash: u64,
     pub(crate) from: PackedLocator,
     /// `None`: it is in a cold run now.
     pub(crate) to: Option<PackedLocator>,
@@ -82,7 +83,8 @@ pub(crate) struct Moved<'a> {
 /// A row that compaction dropped: of its key nothing is left.
 #[derive(Debug)]
 pub(crate) struct Gone {
-    pub(crate) key: Box<[u8]>,
+    /// Of its key: [`HashReader::hash`].
+    pub(crate) hash: u64,
     pub(crate) from: PackedLocator,
     /// How long the row was.
     pub(crate) length: u64,
@@ -110,6 +112,9 @@ impl Loaded {
 
 /// Rows moved under one hold of the index's lock.
 const MOVED_AT_ONCE: usize = 256;
+
+/// So many rows before it is needed a row's place in the index is touched.
+const TOUCHED_AHEAD: usize = 32;
 
 /// What the hash index says of a key.
 enum Hashed<T> {
@@ -337,15 +342,17 @@ impl Contents {
         let mut places = Vec::new();
         let files = self.files.load();
         let mut pointing = Pointing { contents: self, cold: cold.as_deref(), keep_deletes, hash, files };
+        let mut hashes = Hashes::new(&self.lookup, frames.clone());
         for (sequence, frame) in (first.0..).zip(frames.clone()) {
             self.indexed.store(sequence, Release);
-            let Some(key) = frame.stored.row.key() else {
+            let hash = hashes.next();
+            let Some((key, hash)) = frame.stored.row.key().zip(hash) else {
                 places.push(None);
                 continue;
             };
             let length = frame.stored.bytes.len();
             let place = handle.place(!frame.stored.row.is_put(), offset + frame.offset as u64, length);
-            places.push(place.filter(|place| pointing.point(key, *place, length as u64)));
+            places.push(place.filter(|place| pointing.point(key, hash, *place, length as u64)));
         }
         drop(pointing);
         let mut parts = self.parts.lock();
@@ -392,26 +399,32 @@ impl Contents {
     }
 
     /// Lets the index point at where rows are now, unless it points at newer rows already.
-    pub(crate) fn move_rows<'a>(&self, moved: impl IntoIterator<Item = Moved<'a>>) {
-        let mut moved = moved.into_iter().peekable();
-        while moved.peek().is_some() {
+    pub(crate) fn move_rows(&self, moved: &[Moved]) {
+        for moved in moved.chunks(MOVED_AT_ONCE) {
+            moved.iter().for_each(|moved| self.lookup.touch(moved.hash));
             let mut hash = self.hash.lock();
             let files = self.files.load();
-            for Moved { key, from, to, length } in moved.by_ref().take(MOVED_AT_ONCE) {
+            for Moved { hash: key, from, to, length } in moved {
                 let was_newest = match to {
-                    Some(to) => hash.replace_if(key, from, to),
-                    None => hash.remove_if(key, from),
+                    Some(to) => hash.replace_if_hashed(*key, *from, *to),
+                    None => hash.remove_if_hashed(*key, *from),
                 };
                 if was_newest {
-                    if let Some(file) = files.of(from) {
-                        file.take_live_bytes(length);
+                    if let Some(file) = files.of(*from) {
+                        file.take_live_bytes(*length);
                     }
                     if let Some(file) = to.and_then(|to| files.of(to)) {
-                        file.add_live_bytes(length);
+                        file.add_live_bytes(*length);
                     }
                 }
             }
         }
+    }
+
+    /// What compaction dropped, for [`Self::forget_rows`]; `None` if the index does not know its place.
+    pub(crate) fn gone(&self, row: &StoredRow<'_>, from: Option<PackedLocator>) -> Option<Gone> {
+        let (key, from) = row.row.key().zip(from)?;
+        Some(Gone { hash: self.lookup.hash(key), from, length: row.bytes.len() as u64 })
     }
 
     /// Lets the index forget keys of which nothing is left, unless it knows newer rows of them. Those that had a value (it has
@@ -421,8 +434,8 @@ impl Contents {
             let mut puts = 0;
             let mut hash = self.hash.lock();
             let files = self.files.load();
-            for Gone { key, from, length } in gone {
-                if !hash.remove_if(key, *from) {
+            for Gone { hash: key, from, length } in gone {
+                if !hash.remove_if_hashed(*key, *from) {
                     continue;
                 }
                 if let Some(file) = files.of(*from) {
@@ -542,7 +555,7 @@ impl Pointing<'_> {
     ///
     /// Where some run is cold, whether a key that the index does not know is new is answered by the runs' filters: the
     /// count of records is then right but for their errors, about one in a hundred.
-    fn point(&mut self, key: &[u8], place: PackedLocator, length: u64) -> bool {
+    fn point(&mut self, key: &[u8], key_hash: u64, place: PackedLocator, length: u64) -> bool {
         let Pointing { contents, cold, keep_deletes, hash, files } = self;
         let mut known_bytes = 0;
         let mut is_key = |found| {
@@ -556,12 +569,12 @@ impl Pointing<'_> {
             })
         };
         if is_tombstone(place) && cold.is_none() && !*keep_deletes {
-            let Ok(Some(found)) = hash.get(key, &mut is_key) else { return false };
-            hash.replace_if(key, found, place);
+            let Ok(Some(found)) = hash.reader().get_hashed(key_hash, &mut is_key) else { return false };
+            hash.replace_if_hashed(key_hash, found, place);
             contents.count(files, Some((found, known_bytes)), place, length);
             return true;
         }
-        match hash.insert(key, place, is_key) {
+        match hash.insert_hashed(key_hash, place, is_key) {
             Ok(Some(replaced)) => contents.count(files, Some((replaced, known_bytes)), place, length),
             Ok(None) => {
                 contents.count(files, None, place, length);
@@ -573,6 +586,42 @@ impl Pointing<'_> {
             Err(_) => contents.complete.store(false, Release),
         }
         true
+    }
+}
+
+/// The hashes of rows' keys; of a marker, of nothing. Where there are many, their places in the index are brought into the
+/// processor's cache some rows before they are needed: waiting for memory would be most of the work.
+struct Hashes<'a> {
+    lookup: &'a HashReader,
+    frames: Frames<'a>,
+    ahead: [u64; TOUCHED_AHEAD],
+    touched: usize,
+    given: usize,
+}
+
+impl<'a> Hashes<'a> {
+    fn new(lookup: &'a HashReader, frames: Frames<'a>) -> Hashes<'a> {
+        Hashes { lookup, frames, ahead: [0; TOUCHED_AHEAD], touched: 0, given: 0 }
+    }
+}
+
+impl Iterator for Hashes<'_> {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        while self.touched - self.given < TOUCHED_AHEAD
+            && let Some(frame) = self.frames.next()
+        {
+            let hash = self.lookup.hash(frame.stored.row.key().unwrap_or_default());
+            self.lookup.touch(hash);
+            self.ahead[self.touched % TOUCHED_AHEAD] = hash;
+            self.touched += 1;
+        }
+        let hash = self.ahead[self.given % TOUCHED_AHEAD];
+        (self.given < self.touched).then(|| {
+            self.given += 1;
+            hash
+        })
     }
 }
 

@@ -81,6 +81,14 @@ impl Directory {
         self.disk.sync_dir(&self.log).map_err(Error::io(&self.log))
     }
 
+    /// The names in one of its directories: none where that is missing, which is for those to judge who need what was in it.
+    fn names(&self, directory: &Path) -> Result<Vec<String>> {
+        match self.disk.list(directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            names => names.map_err(Error::io(directory)),
+        }
+    }
+
     pub(crate) fn lock_path(&self) -> PathBuf {
         self.path.join("LOCK")
     }
@@ -99,19 +107,12 @@ impl Directory {
 
     /// The numbers of the runs that are there, in any order. What has another name is none of ours.
     pub(crate) fn run_numbers(&self) -> Result<Vec<u32>> {
-        Ok(self.run_names()?.iter().filter_map(|name| run_number(name)).collect())
-    }
-
-    fn run_names(&self) -> Result<Vec<String>> {
-        match self.disk.list(&self.runs) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            names => names.map_err(Error::io(&self.runs)),
-        }
+        Ok(self.names(&self.runs)?.iter().filter_map(|name| run_number(name)).collect())
     }
 
     /// Removes runs that an earlier process was making when it ended, and those that did not live to be named in FILES.
     pub(crate) fn remove_runs_but(&self, keep: impl Fn(u32) -> bool) -> Result<()> {
-        for name in self.run_names()? {
+        for name in self.names(&self.runs)? {
             let unfinished = name.strip_suffix(UNFINISHED).is_some_and(|name| run_number(name).is_some());
             if unfinished || run_number(&name).is_some_and(|number| !keep(number)) {
                 let path = self.runs.join(name);
@@ -127,20 +128,13 @@ impl Directory {
 
     /// The numbers of the index's checkpoints, in any order.
     pub(crate) fn checkpoint_numbers(&self) -> Result<Vec<u32>> {
-        Ok(self.index_names()?.iter().filter_map(|name| checkpoint_number(name)).collect())
-    }
-
-    fn index_names(&self) -> Result<Vec<String>> {
-        match self.disk.list(&self.index) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            names => names.map_err(Error::io(&self.index)),
-        }
+        Ok(self.names(&self.index)?.iter().filter_map(|name| checkpoint_number(name)).collect())
     }
 
     /// Removes checkpoints, finished or not, but for one. That they are gone lasts when this returns: also of those that an
     /// earlier process removed, which was killed before it had seen to that. One that comes back may be too old.
     pub(crate) fn remove_checkpoints_but(&self, keep: Option<u32>) -> Result<()> {
-        for name in self.index_names()? {
+        for name in self.names(&self.index)? {
             let number = checkpoint_number(name.strip_suffix(UNFINISHED).unwrap_or(&name));
             if number.is_some_and(|number| keep != Some(number) || name.ends_with(UNFINISHED)) {
                 let path = self.index.join(name);
@@ -166,7 +160,7 @@ impl Directory {
     /// The first sequences of the segments, ascending.
     pub(crate) fn segments(&self) -> Result<Vec<Sequence>> {
         let mut firsts = Vec::new();
-        for name in self.disk.list(&self.log).map_err(Error::io(&self.log))? {
+        for name in self.names(&self.log)? {
             if !name.ends_with(SEGMENT) {
                 continue;
             }
@@ -187,13 +181,13 @@ impl Directory {
         needs_run: impl Fn(u32) -> bool,
     ) -> Result<Vec<PathBuf>> {
         let mut leftovers = Vec::new();
-        for name in self.disk.list(&self.log).map_err(Error::io(&self.log))? {
+        for name in self.names(&self.log)? {
             let unfinished = name.strip_suffix(UNFINISHED).is_some_and(|name| segment_first(name).is_some());
             if unfinished || segment_first(&name).is_some_and(|first| !needs_segment(first)) {
                 leftovers.push(self.log.join(name));
             }
         }
-        for name in self.run_names()? {
+        for name in self.names(&self.runs)? {
             let unfinished = name.strip_suffix(UNFINISHED).is_some_and(|name| run_number(name).is_some());
             if unfinished || run_number(&name).is_some_and(|number| !needs_run(number)) {
                 leftovers.push(self.runs.join(name));
@@ -209,7 +203,7 @@ impl Directory {
 
     /// Removes segments that an earlier process was making when it ended.
     pub(crate) fn remove_unfinished_segments(&self) -> Result<()> {
-        for name in self.disk.list(&self.log).map_err(Error::io(&self.log))? {
+        for name in self.names(&self.log)? {
             if name.strip_suffix(UNFINISHED).is_some_and(|name| segment_first(name).is_some()) {
                 let path = self.log.join(name);
                 self.disk.remove(&path).map_err(Error::io(&path))?;

@@ -126,18 +126,15 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The newest checkpoint that can be used. Any other is removed, damaged ones as well: they are no loss.
+    /// The newest checkpoint that can be used. Any other is removed, also what is damaged or cannot be read: it is no loss, and a
+    /// store that only its checkpoint keeps closed would be one.
     pub(crate) fn newest(directory: &Directory, store_id: StoreId) -> Result<Option<Checkpoint>> {
         let mut numbers = directory.checkpoint_numbers()?;
         numbers.sort_unstable();
         while let Some(number) = numbers.pop() {
-            match Checkpoint::open(directory, store_id, number) {
-                Ok(checkpoint) => {
-                    directory.remove_checkpoints_but(Some(number))?;
-                    return Ok(Some(checkpoint));
-                }
-                Err(error @ Error::Io { .. }) => return Err(error),
-                Err(_) => {}
+            if let Ok(checkpoint) = Checkpoint::open(directory, store_id, number) {
+                directory.remove_checkpoints_but(Some(number))?;
+                return Ok(Some(checkpoint));
             }
         }
         directory.remove_checkpoints_but(None)?;

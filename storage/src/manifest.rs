@@ -8,7 +8,7 @@ use crate::directory::{Directory, Unfinished};
 use crate::error::{Error, Result};
 use crate::header::{FILE_HEADER_BYTES, FileHeader, Magic, StoreId, read_u32, read_u64};
 use crate::position::Sequence;
-use crate::segment::is_zero;
+use crate::segment::{SEGMENT_START, is_zero};
 
 /// The longest value that an owner may keep in the manifest.
 pub const METADATA_BYTES_MAX: usize = 4_096;
@@ -65,6 +65,26 @@ impl Manifest {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io(&path)(error)),
         }
+    }
+
+    /// That there is no manifest because none was ever made, as in a store whose making was interrupted: otherwise it was lost,
+    /// or this is a copy that was never finished.
+    pub(crate) fn was_never_made(directory: &Directory) -> Result<()> {
+        let lost = |what| Err(Error::corrupt(&directory.manifest_path(), 0, what));
+        if directory.disk.open_read(&directory.files_path()).is_ok() {
+            return lost(
+                "missing, although FILES is there: it was lost, or this copy of a store was never finished",
+            );
+        }
+        if !directory.run_numbers()?.is_empty() {
+            return lost("missing, although there are runs");
+        }
+        for first in directory.segments()? {
+            if !holds_nothing(directory, first)? {
+                return lost("missing, although the log was in use");
+            }
+        }
+        Ok(())
     }
 
     /// Writes a new store's first manifest, durably.
@@ -138,6 +158,14 @@ impl Manifest {
         };
         Ok(Manifest { store_id, kind, metadata: metadata.to_vec() })
     }
+}
+
+/// Whether a segment is as short as a new store's. It grows only once there is a manifest, so anything longer was in use;
+/// and what lies there may be somebody's whole log, or no log at all: it is not read to find out.
+fn holds_nothing(directory: &Directory, first: Sequence) -> Result<bool> {
+    let path = directory.segment_path(first);
+    let file = directory.disk.open_read(&path).map_err(Error::io(&path))?;
+    Ok(file.len().map_err(Error::io(&path))? <= SEGMENT_START)
 }
 
 /// The file that the next manifest is written to.

@@ -60,7 +60,6 @@ use crate::range::Range;
 use crate::reader::Readable as _;
 use crate::record::Record;
 use crate::replicated::ReplicatedStore;
-use crate::segment::SEGMENT_START;
 
 use overlay::OverlayDisk;
 use read_only::ReadOnlyDisk;
@@ -265,17 +264,12 @@ pub fn compact(path: &Path, options: Options) -> Result<Compacted> {
     Ok(Compacted { bytes_before, bytes_after })
 }
 
-/// There is no store where no manifest is; unless there is a log that was in use: then it was lost.
+/// There is no store where no manifest is; unless it was lost, by which opening goes, too.
 fn without_manifest(directory: Directory) -> Error {
-    let in_use = |first: &Sequence| {
-        let file = directory.disk.open_read(&directory.segment_path(*first));
-        file.and_then(|file| file.len()).is_ok_and(|length| length > SEGMENT_START)
-    };
-    match directory.segments() {
-        Ok(firsts) if firsts.iter().any(in_use) => {
-            Error::corrupt(&directory.manifest_path(), 0, "missing, although the log was in use")
-        }
-        _ => Error::NotAStore { path: directory.path },
+    match Manifest::was_never_made(&directory) {
+        Err(Error::Io { source, .. }) if is_missing(&source) => Error::NotAStore { path: directory.path },
+        Err(error) => error,
+        Ok(()) => Error::NotAStore { path: directory.path },
     }
 }
 

@@ -94,8 +94,6 @@ impl Store {
         let Options { durability, sync_interval, background, .. } = options;
         let clock = options.clock.clone();
         let mut store = ReplicatedStore::open_kind(path, options, Kind::Standalone)?;
-        // Nobody above decides what is committed: what survived counts.
-        store.apply(store.last().sequence)?;
         store.start_maintenance()?;
         let (reader, recovery) = (store.reader(), Arc::new(store.recovery().clone()));
         let path = store.path().into();

@@ -342,6 +342,47 @@ fn the_disk_may_be_full_from_any_call_on() {
     every_call(ErrorKind::StorageFull, true);
 }
 
+/// What fails is called by its name: what could not be read is a file of the store, and what had no room one of the copy, even
+/// if that showed only when it was made durable.
+#[test]
+fn a_failure_names_its_file() {
+    let disk = FaultyDisk::new();
+    let (store, _) = written(&disk);
+    drop(store);
+    let (mut read, mut full) = (0, 0);
+    for look in [true, false] {
+        for call in 1.. {
+            let disk = disk.copy();
+            let store = calm(Unlinked(disk.clone(), ErrorKind::Unsupported), STORE).open().unwrap();
+            let (looks, calls) = (disk.looks() + call, disk.calls() + call);
+            let kind = if look { ErrorKind::Other } else { ErrorKind::StorageFull };
+            let fault = |call| Some(Fault { call, kind, lasting: false });
+            match look {
+                true => disk.set_look_fault(fault(looks)),
+                false => disk.set_fault(fault(calls)),
+            }
+            let outcome = store.checkpoint(COPY);
+            let done = if look { disk.looks() < looks } else { disk.calls() < calls };
+            match outcome {
+                Err(Error::Io { path, .. }) if path.extension().is_some_and(|end| end == "run") => {
+                    assert!(look && path.starts_with(STORE), "{}", path.display());
+                    read += 1;
+                }
+                // The store's own log is durable, or nobody knows.
+                Err(Error::Io { path, .. }) if path.starts_with(COPY) => {
+                    assert!(look || path.extension().is_none(), "{}", path.display());
+                }
+                Err(Error::DiskFull { path }) => full += usize::from(path.starts_with(COPY)),
+                _ => {}
+            }
+            if done {
+                break;
+            }
+        }
+    }
+    assert!(read > 2 && full > 10, "{read} files not read, {full} without room");
+}
+
 /// A disk without links.
 #[derive(Clone, Debug)]
 struct Unlinked(FaultyDisk, ErrorKind);

@@ -100,3 +100,40 @@ fn what_the_index_knows_to_be_applied_is_not_cut_off() {
     store.apply(Sequence(101)).unwrap();
     assert_eq!(store.reader().get(&key(7)).unwrap().as_deref(), Some(&b"new"[..]));
 }
+
+/// A checkpoint that cannot be read, or is damaged anywhere, costs time and nothing else; and it does not stay.
+#[test]
+fn what_is_wrong_with_a_checkpoint_keeps_no_store_closed() {
+    let disk = ahead_of_its_log(true);
+    let path = saved(&disk).unwrap();
+    let bytes = disk.bytes(&path).unwrap();
+    for at in (0..bytes.len()).step_by(997).chain([bytes.len() - 1]) {
+        let copy = disk.copy();
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 4;
+        copy.set_bytes(&path, &bytes);
+        let store = open(&copy).unwrap();
+        assert_eq!(contents(&store.reader()).len(), 100, "byte {at}");
+        assert_eq!(store.reader().get(&key(7)).unwrap().as_deref(), Some(&[1; 100][..]), "byte {at}");
+        assert_eq!(saved(&copy), None, "byte {at}");
+    }
+    for call in 1.. {
+        let copy = disk.copy();
+        copy.set_look_fault(Some(Fault {
+            call: copy.looks() + call,
+            kind: ErrorKind::Other,
+            lasting: false,
+        }));
+        let opened = open(&copy);
+        let looks = copy.looks();
+        copy.set_look_fault(None);
+        match opened {
+            Ok(store) => assert_eq!(store.reader().iter().count(), 100, "look {call}"),
+            Err(Error::Io { path: of, .. }) => assert_ne!(of, path, "look {call}"),
+            Err(error) => panic!("look {call}: {error}"),
+        }
+        if looks < call {
+            return;
+        }
+    }
+}

@@ -5,13 +5,14 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use paddock_storage::disk::{FaultyDisk, Unsynced};
-use paddock_storage::offline::{Damage, OfflineStore, Report, TornTail};
-use paddock_storage::{Error, Options, ReplicatedStore, Result, Sequence, Store};
+use paddock_storage::disk::{Fault, FaultyDisk, Unsynced};
+use paddock_storage::offline::{self, Damage, OfflineStore, Report, TornTail};
+use paddock_storage::{Error, Options, Readable, ReplicatedStore, Result, Sequence, Store};
 use support::{Entry, Map, append, applied, contents, log, open, small};
 
 const STORE: &str = "/data/store";
@@ -197,11 +198,125 @@ fn every_truncation_is_judged_as_opening_judges_it() {
     for path in segments(&disk) {
         let copy = disk.copy();
         copy.remove_durably(&path);
-        let looked = offline(&copy).unwrap().verify().unwrap();
-        match open(&copy) {
-            // That a log ends too early nobody can know from what is left of it.
-            Ok(store) => assert_eq!((looked.damages.len(), looked.last), (0, store.last())),
-            Err(_) => assert_eq!(looked.damages.len(), 1, "{:?}", looked.damages),
+        same_verdict(&copy, &format!("without {}", path.display()));
+    }
+}
+
+/// A store of runs, and of a log whose beginning is gone.
+fn compacted() -> FaultyDisk {
+    let disk = FaultyDisk::new();
+    let store = Store::builder(STORE).options(small(&disk)).background_compaction(false).open().unwrap();
+    for number in 0..300 {
+        store.insert(format!("key {number:03}"), vec![number as u8; 50]).unwrap();
+    }
+    store.compact().unwrap();
+    store.close().unwrap();
+    disk
+}
+
+/// Whatever of a store is missing, looking says the same as opening. What was no store in the words of the one was a damaged
+/// one in those of the other.
+#[test]
+fn what_is_missing_is_judged_as_opening_judges_it() {
+    let disk = compacted();
+    let paths = disk.paths();
+    for kept in [
+        &[][..],
+        &["LOCK"],
+        &["FILES"],
+        &["runs"],
+        &["log"],
+        &["FILES", "runs"],
+        &["MANIFEST", "FILES", "runs"],
+    ] {
+        let copy = disk.copy();
+        let is_kept = |path: &&PathBuf| {
+            let name = path.strip_prefix(STORE).unwrap();
+            kept.iter().any(|kept| name.starts_with(kept))
+        };
+        paths.iter().filter(|path| !is_kept(path)).for_each(|path| copy.remove_durably(path));
+        let looked = OfflineStore::open(Path::new(STORE), small(&copy)).and_then(|store| store.verify());
+        let looked = looked.and_then(|report| match report.damages.into_iter().next() {
+            Some(Damage { path, offset, what, .. }) => Err(Error::Corrupt { path, offset, what }),
+            None => Ok(()),
+        });
+        let opened = Store::builder(STORE).options(small(&copy)).open();
+        match (opened, looked) {
+            (Ok(made), Err(Error::NotAStore { .. })) => assert!(made.is_empty(), "{kept:?}"),
+            (Err(opened), Err(looked)) => assert_eq!(opened.to_string(), looked.to_string(), "{kept:?}"),
+            (opened, looked) => panic!("{kept:?}: opening says {opened:?}, looking says {looked:?}"),
+        }
+    }
+}
+
+/// Not even the directory of the log is there, which opening makes.
+#[test]
+fn a_lost_directory_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let store = Store::open(&path).unwrap();
+    store.insert("key", "value").unwrap();
+    store.close().unwrap();
+    fs::remove_dir_all(path.join("log")).unwrap();
+    let offline = OfflineStore::open(&path, Options::new()).unwrap();
+    let found = [offline.inspect().unwrap(), offline.verify().unwrap()].map(|report| report.damages);
+    for damages in found {
+        assert_eq!(damages.len(), 1);
+        assert_eq!(damages[0].path, path.join("log"));
+    }
+    drop(offline);
+    assert!(
+        matches!(Store::open(&path), Err(Error::Corrupt { path: found, .. }) if found == path.join("log"))
+    );
+}
+
+/// The log of an embedder's store says of a batch that it is committed only in the next one. It is all the same.
+#[test]
+fn what_an_embedder_wrote_before_a_crash_is_dumped() {
+    let disk = FaultyDisk::new();
+    let store = Store::builder(STORE).options(small(&disk)).open().unwrap();
+    store.insert("heron", "grey").unwrap();
+    store.insert("robin", "red").unwrap();
+    let expected = contents(&store);
+    drop(store);
+    disk.crash(Unsynced::Lost);
+    assert_eq!(dumped(&disk, false), (expected, 0));
+    assert_eq!(verified(&disk).known_commit, Sequence(2));
+}
+
+/// Compacting is interrupted at each call, by a failure and by the power: no record is lost, none comes back.
+#[test]
+fn an_interrupted_compaction_loses_nothing() {
+    let disk = FaultyDisk::new();
+    let store = Store::builder(STORE).options(small(&disk)).background_compaction(false).open().unwrap();
+    for number in 0..40 {
+        store.insert(format!("key {number:03}"), vec![number as u8; 200]).unwrap();
+    }
+    store.compact().unwrap();
+    for number in 0..40 {
+        match number % 3 {
+            0 => assert!(store.remove(format!("key {number:03}")).is_ok()),
+            1 => assert!(store.insert(format!("key {number:03}"), "new").is_ok()),
+            _ => {}
+        }
+    }
+    let expected = contents(&store);
+    store.close().unwrap();
+    for call in 1.. {
+        let mut done = false;
+        for unsynced in [Unsynced::Lost, Unsynced::Kept, Unsynced::Torn { seed: call }] {
+            let copy = disk.copy();
+            copy.set_fault(Some(Fault { call: copy.calls() + call, kind: ErrorKind::Other, lasting: true }));
+            done = offline::compact(Path::new(STORE), small(&copy)).is_ok();
+            copy.crash(unsynced);
+            let report = OfflineStore::open(Path::new(STORE), small(&copy)).unwrap().verify().unwrap();
+            assert!(report.damages.is_empty(), "call {call}, {unsynced:?}: {:?}", report.damages);
+            assert!(dumped(&copy, false) == (expected.clone(), 0), "call {call}, {unsynced:?}");
+            offline::compact(Path::new(STORE), small(&copy)).unwrap();
+            assert!(dumped(&copy, false) == (expected.clone(), 0), "call {call}, {unsynced:?}, again");
+        }
+        if done {
+            return;
         }
     }
 }

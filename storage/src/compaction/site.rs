@@ -309,34 +309,25 @@ impl Site {
 /// Rows on their way to [`Contents::move_rows`], which takes them by the few hundred.
 struct Batch<'a> {
     contents: &'a Contents,
-    keys: Vec<u8>,
-    rows: Vec<(usize, PackedLocator, Option<PackedLocator>, u64)>,
+    rows: Vec<Moved>,
 }
 
 const BATCH_ROWS: usize = 256;
 
 impl<'a> Batch<'a> {
     fn new(contents: &'a Contents) -> Batch<'a> {
-        Batch { contents, keys: Vec::new(), rows: Vec::with_capacity(BATCH_ROWS) }
+        Batch { contents, rows: Vec::with_capacity(BATCH_ROWS) }
     }
 
     fn push(&mut self, key: &[u8], from: PackedLocator, to: Option<PackedLocator>, length: u64) {
-        self.keys.extend_from_slice(key);
-        self.rows.push((self.keys.len(), from, to, length));
+        self.rows.push(Moved { hash: self.contents.index().hash(key), from, to, length });
         if self.rows.len() == BATCH_ROWS {
             self.finish();
         }
     }
 
     fn finish(&mut self) {
-        let mut start = 0;
-        let keys = &self.keys;
-        self.contents.move_rows(self.rows.iter().map(|(end, from, to, length)| {
-            let key = &keys[start..*end];
-            start = *end;
-            Moved { key, from: *from, to: *to, length: *length }
-        }));
-        self.keys.clear();
+        self.contents.move_rows(&self.rows);
         self.rows.clear();
     }
 }

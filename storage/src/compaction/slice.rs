@@ -6,8 +6,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use paddock_index::PackedLocator;
-
 use super::merge::{Fate, Merge, Rules};
 use super::output::{Meter, Output};
 use super::policy::{Drops, StoreState, unfinished};
@@ -15,11 +13,10 @@ use super::site::{LiveRun, Site, Written};
 use super::sources::RunSource;
 use crate::contents::Gone;
 use crate::error::Result;
-use crate::row::StoredRow;
 use crate::view::{RunFile, SortedRun};
 
 /// A slice also ends when it has dropped so many keys: they are remembered until the hash index has forgotten them.
-const GONE_BYTES_MAX: usize = 8 << 20;
+const GONE_MAX: usize = 1 << 18;
 
 /// Which runs become which.
 #[derive(Clone, Debug)]
@@ -66,13 +63,13 @@ impl Slice {
         let sources = inputs.iter().map(RunSource::new).collect::<Result<Vec<RunSource>>>()?;
         let mut merge = Merge::new(sources, rules);
         let (mut output, mut meter) = (Output::new(site), Meter::default());
-        let (mut gone, mut gone_bytes) = (Vec::new(), 0);
+        let mut gone = Vec::new();
         let next = loop {
             let Some(key) = merge.upcoming()? else { break None };
             if let Some(before) = before.as_ref().filter(|before| key >= &before[..]) {
                 break Some(before.clone());
             }
-            if output.row_bytes() >= file_bytes || gone_bytes >= GONE_BYTES_MAX {
+            if output.row_bytes() >= file_bytes || gone.len() >= GONE_MAX {
                 break Some(key.to_vec());
             }
             let Some((source, fate)) = merge.next()? else { break None };
@@ -83,18 +80,11 @@ impl Slice {
             }
             match fate {
                 Fate::Kept => output.push(&row, source.hashed_place())?,
-                Fate::Gone => gone_bytes += forget(&row, source.hashed_place(), &mut gone),
+                Fate::Gone => gone.extend(site.contents.gone(&row, source.hashed_place())),
             }
         };
         Ok(Done { written: output.finish()?, gone, next })
     }
-}
-
-/// Notes a key of which nothing is left. Returns how much that takes, about.
-fn forget(row: &StoredRow<'_>, place: Option<PackedLocator>, gone: &mut Vec<Gone>) -> usize {
-    let (Some(key), Some(place)) = (row.row.key(), place) else { return 0 };
-    gone.push(Gone { key: key.into(), from: place, length: row.bytes.len() as u64 });
-    key.len() + size_of::<Gone>()
 }
 
 impl SortedRun {

@@ -16,7 +16,6 @@ use super::policy::{Job, Planned, StoreState, may_flush, next_job, plan, request
 use super::ration::Speed;
 use super::site::{Edit, LiveRun, Site, Written, describe};
 use super::slice::{Slice, after_slice};
-use crate::contents::Gone;
 use crate::error::{Error, Result};
 use crate::file_table::{Source, is_tombstone};
 use crate::position::Sequence;
@@ -68,7 +67,7 @@ impl Worker {
     }
 
     /// Does the next step. False: there is nothing to do. Once compaction was stopped there is none: the directory may be
-    /// somebody else's by now.
+    /// somebody else's by now. Nor after a failure: the index may still point at what is not in the runs any more.
     pub(crate) fn step(&mut self, site: &Site) -> Result<bool> {
         self.step_of(site, |state| next_job(state, &site.settings.tuning))
     }
@@ -77,6 +76,7 @@ impl Worker {
         if site.brake.is_stopped() {
             return Err(Error::Closed);
         }
+        site.flow.check()?;
         self.pace.look(self.begun.elapsed(), site.contents.foreground());
         let files = site.contents.files().load_full();
         site.map_files(&files);
@@ -210,8 +210,7 @@ impl Worker {
         let mut gone = Vec::new();
         let outcome = each_newest(site, tail, |row, place| {
             if oldest && !row.row.is_put() {
-                let length = row.bytes.len() as u64;
-                gone.extend(row.row.key().map(|key| Gone { key: key.into(), from: place, length }));
+                gone.extend(site.contents.gone(row, Some(place)));
                 return Ok(());
             }
             output.push(row, Some(place))?;

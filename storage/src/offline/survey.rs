@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::file_table::Files;
 use crate::files::Catalogue;
 use crate::header::FORMAT;
-use crate::manifest::Manifest;
+use crate::manifest::{Kind, Manifest};
 use crate::memory::Memory;
 use crate::options::{Mapping, Options};
 use crate::position::{Position, Sequence};
@@ -104,9 +104,13 @@ impl LogSurvey<'_> {
         }
         let begins = begins.or(firsts.first().copied()).unwrap_or(Chain::START.next);
         self.report.log_first = begins;
-        if firsts.first() != Some(&begins) {
-            let what = format!("there is no segment that begins with entry {begins}");
-            self.report.note::<()>(Err(Error::corrupt(&self.directory.log, 0, what)))?;
+        let lost = match firsts.first() {
+            None => Some((self.directory.log.clone(), "the log has no segment, though MANIFEST is there")),
+            Some(first) if *first == begins => None,
+            Some(_) => Some((self.directory.segment_path(begins), "the log's oldest segment is missing")),
+        };
+        if let Some((path, what)) = lost {
+            self.report.note::<()>(Err(Error::corrupt(&path, 0, what)))?;
         }
         let mut walk = None;
         for (index, first) in firsts.iter().enumerate() {
@@ -184,8 +188,11 @@ impl LogSurvey<'_> {
     fn note_end(&mut self, walk: &Walk) {
         let last = walk.chain.next.previous();
         self.report.last = Position { epoch: walk.chain.epoch, sequence: last };
-        // What was flushed was committed.
-        self.report.known_commit = walk.known_commit.max(self.report.flushed).min(last);
+        self.report.known_commit = match self.manifest.kind {
+            // What was flushed was committed.
+            Kind::Replicated => walk.known_commit.max(self.report.flushed).min(last),
+            Kind::Standalone => last,
+        };
         if let Some(segment) = self.report.segments.last_mut() {
             segment.last = last;
         }

@@ -68,7 +68,7 @@ impl ReplicatedStore {
         let capacity = segment_capacity(segment_bytes);
         let mut checkpoint = Checkpoint::newest(&directory, manifest.store_id)?;
         let (contents, (log, active)) = loop {
-            let opened = open_contents(&directory, &catalogue, &memory, checkpoint.as_ref(), capacity)?;
+            let opened = open_contents(&directory, &catalogue, &memory, &mut checkpoint, capacity)?;
             match &checkpoint {
                 // The index was ahead of the log: see index_checkpoint.rs.
                 Some(checkpoint) if opened.1.0.walk.chain.next <= checkpoint.applied => {}
@@ -143,26 +143,39 @@ impl ReplicatedStore {
             buffer: Vec::new(),
         };
         store.note_tail_log_bytes();
+        if kind == Kind::Standalone {
+            // Nobody above decides what is committed: what survived counts.
+            store.apply(last)?;
+        }
         Ok(store)
     }
 }
 
-/// The runs, the index, and what is in the log beyond them.
+/// The runs, the index, and what is in the log beyond them. A checkpoint that is damaged further in, or cannot be read, is no
+/// loss: it goes, and is `None` afterwards.
 fn open_contents(
     directory: &Directory,
     catalogue: &Catalogue,
     memory: &Arc<Memory>,
-    checkpoint: Option<&Checkpoint>,
+    checkpoint: &mut Option<Checkpoint>,
     capacity: u64,
 ) -> Result<(Arc<Contents>, (Log, Segment))> {
-    let contents = match loading::load(directory, catalogue, memory, checkpoint) {
-        // A checkpoint that is damaged further in is none.
-        Err(Error::Corrupt { .. }) if checkpoint.is_some() => {
-            loading::load(directory, catalogue, memory, None)
-        }
-        loaded => loaded,
+    let with_checkpoint = match &checkpoint {
+        Some(usable) => loading::load(directory, catalogue, memory, Some(usable)).ok(),
+        None => None,
     };
-    let contents = Arc::new(contents?);
+    let contents = match with_checkpoint {
+        Some(contents) => contents,
+        None => {
+            // If it is a run that is damaged, this says so, and the checkpoint stays.
+            let contents = loading::load(directory, catalogue, memory, None)?;
+            if checkpoint.take().is_some() {
+                directory.remove_checkpoints_but(None)?;
+            }
+            contents
+        }
+    };
+    let contents = Arc::new(contents);
     contents.set_applied(catalogue.flushed);
     contents.set_settled(catalogue.flushed);
     let log = Log::read(directory, catalogue, &contents, memory, capacity)?;
@@ -171,17 +184,8 @@ fn open_contents(
 
 /// Makes a new store: the manifest comes last, so that a store with one is whole.
 fn create(directory: &Directory, lock: &Lock, kind: Kind) -> Result<Manifest> {
-    let manifest_path = directory.manifest_path();
-    // A store that is being made has none yet. So MANIFEST was lost, or this is a copy that was never finished.
-    if directory.disk.open_read(&directory.files_path()).is_ok() {
-        let what =
-            "missing, although FILES is there: it was lost, or this copy of a store was never finished";
-        return Err(Error::corrupt(&manifest_path, 0, what));
-    }
+    Manifest::was_never_made(directory)?;
     for first in directory.segments()? {
-        if !holds_nothing(directory, first)? {
-            return Err(Error::corrupt(&manifest_path, 0, "missing, although the log was in use"));
-        }
         let path = directory.segment_path(first);
         directory.disk.remove(&path).map_err(Error::io(&path))?;
     }
@@ -209,14 +213,6 @@ fn live_segments(directory: &Directory, log_first: Sequence) -> Result<Vec<Seque
         directory.disk.remove(&path).map_err(Error::io(&path))?;
     }
     Ok(live)
-}
-
-/// Whether a segment is as short as a new store's. It grows only once there is a manifest, so anything longer was in use;
-/// and what lies there may be somebody's whole log, or no log at all: it is not read to find out.
-fn holds_nothing(directory: &Directory, first: Sequence) -> Result<bool> {
-    let path = directory.segment_path(first);
-    let file = directory.disk.open(&path).map_err(Error::io(&path))?;
-    Ok(file.len().map_err(Error::io(&path))? <= SEGMENT_START)
 }
 
 /// Sixteen bytes from the operating system's randomness, by way of the standard library's hasher keys.

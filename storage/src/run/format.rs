@@ -168,7 +168,11 @@ impl Statistics {
             && (expiring > 0 || field(5) == 0)
             && empty == (statistics.sequence_max.0 == 0)
             && empty == (statistics.sequence_min.0 == 0)
-            && statistics.sequence_min <= statistics.sequence_max;
+            && statistics.sequence_min <= statistics.sequence_max
+            && statistics.sequence_max <= Sequence::MAX
+            // Sums of them over all files stay sums.
+            && statistics.row_bytes <= u64::from(LOGICAL_BYTES_MAX)
+            && statistics.rows <= statistics.row_bytes;
         if consistent { Ok(statistics) } else { Err(INCONSISTENT) }
     }
 }
@@ -241,5 +245,31 @@ impl Footer {
         let checksums = [filter.checksum, index.checksum, statistics.checksum];
         let ([a, b, c], [d, e, f]) = (lengths, checksums);
         [blocks, block_bytes, a, b, c, d, e, f]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than a file can hold is no statistic, whatever its checksum: it would be added to those of other files.
+    #[test]
+    fn statistics_are_of_what_a_file_can_hold() {
+        let most = Statistics {
+            rows: 1 << 20,
+            row_bytes: u64::from(LOGICAL_BYTES_MAX),
+            sequence_min: Sequence(1),
+            sequence_max: Sequence::MAX,
+            last_key: b"key".to_vec(),
+            ..Statistics::default()
+        };
+        assert_eq!(Statistics::decode(&most.encode()), Ok(most.clone()));
+        for beyond in [
+            Statistics { row_bytes: most.row_bytes + 1, ..most.clone() },
+            Statistics { rows: u64::MAX, ..most.clone() },
+            Statistics { sequence_max: Sequence(u64::MAX), ..most.clone() },
+        ] {
+            assert!(Statistics::decode(&beyond.encode()).is_err(), "{beyond:?}");
+        }
     }
 }

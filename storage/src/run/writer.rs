@@ -19,6 +19,7 @@ use crate::directory::{Directory, Unfinished};
 use crate::error::{Error, Result};
 use crate::header::{FileHeader, Magic, StoreId};
 use crate::memory::Memory;
+use crate::position::Sequence;
 use crate::row::{RowRef, StoredRow};
 
 const BLOCK_BYTES: usize = 16 << 10;
@@ -114,12 +115,11 @@ impl RunWriter {
 
     /// Adds a row, verified by the caller, whose key is above all before. Returns its logical offset.
     ///
-    /// [`Error::TooLarge`]: the run is as long as a run can be; nothing was added.
+    /// [`Error::TooLarge`]: the run is as long as a run can be; nothing was added. [`Error::Corrupt`]: it is no row for a run,
+    /// or its place is not here. Merging takes rows from files, whose checksums do not say in which order they are.
     pub(crate) fn push(&mut self, row: &StoredRow<'_>) -> Result<u32> {
         let key = key_of(&row.row);
-        assert!(!key.is_empty(), "a marker has no place in a run");
-        assert!(key > self.statistics.last_key.as_slice(), "rows of a run come in the order of their keys");
-        assert!(row.sequence.0 > 0, "a row of a run has the sequence that the log gave it");
+        self.check_row(key, row.sequence)?;
         if !self.block.is_empty() && self.block.row_bytes() + row.bytes.len() > self.block_bytes {
             self.finish_block()?;
         }
@@ -202,6 +202,19 @@ impl RunWriter {
             Some(unfinished) => unfinished.publish(),
             None => Err(Error::Closed),
         }
+    }
+
+    fn check_row(&self, key: &[u8], sequence: Sequence) -> Result<()> {
+        let what = if key.is_empty() {
+            "not written: a row without a key"
+        } else if key <= self.statistics.last_key.as_slice() {
+            "not written: the rows that it is made of are not in order"
+        } else if sequence.0 == 0 {
+            "not written: a row that the log gave no sequence"
+        } else {
+            return Ok(());
+        };
+        Err(Error::corrupt(&self.path, self.stored_end(), what))
     }
 
     /// Whether the block that is being gathered can take a row of so many bytes.

@@ -105,3 +105,27 @@ fn rows_out_of_order_are_not_taken() {
         assert!(outcome.is_err(), "{first} and {second}");
     }
 }
+
+/// Rows of a file whose checksums are right can still be in no order. Whoever merges it is told, and does not panic.
+#[test]
+fn rows_that_have_no_place_in_a_run_are_refused() {
+    let disk = FaultyDisk::new();
+    let (directory, memory) = (on(&disk), memory(Mapping::Never));
+    let options = options(300, Compression::None);
+    let unnamed = {
+        let mut rows = RowsBuilder::new();
+        rows.marker(b"payload").unwrap();
+        stamped(rows, 9)
+    };
+    let value = PutOptions::default();
+    for row in
+        [put(8, b"key 1", b"", &value), put(8, b"key 0", b"", &value), put(0, b"key 2", b"", &value), unnamed]
+    {
+        let mut writer = RunWriter::create(&directory, &memory, NUMBER, STORE, options).unwrap();
+        writer.push(&decode_stored(&put(7, b"key 1", b"value", &value)).unwrap()).unwrap();
+        let refused = writer.push(&decode_stored(&row).unwrap());
+        assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
+        drop(writer);
+        assert!(names(&directory).is_empty());
+    }
+}
