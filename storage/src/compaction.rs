@@ -5,14 +5,16 @@
 //! - [`pace`] says how fast, and [`ration`] how fast writers may be when that is too slow for them.
 //! - [`worker`] does it, one step after the other: a flush of a frozen tail, a [`slice`] of a merge.
 //! - [`site`] is what it works on, and the order in which its results come to count.
+//! - [`beginning`] lets the log's beginning go, once nothing needs it any more.
 //! - [`flow`] is where it waits for work, and writers for it.
 //!
 //! A store has one [`Compaction`], with a thread of its own. Without one (tests that must do the same each time) somebody
 //! has to ask: [`Compaction::compact`] works on the caller's thread, and so does a writer who finds too many tails waiting.
 //!
 //! What it does not do: it does not decide when the growing tail is frozen (the log's owner does, [`policy::tail_bytes_max`]
-//! says at which size), and it removes no segment of the log.
+//! says at which size), nor which segments of the log may go.
 
+mod beginning;
 pub(crate) mod flow;
 pub(crate) mod merge;
 mod output;
@@ -33,8 +35,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::data_file::DataFile;
 use crate::error::{Error, Result};
-use crate::position::EpochStart;
+use crate::position::{EpochStart, Sequence};
 use site::{LiveRun, Site};
 use worker::Worker;
 
@@ -138,6 +141,45 @@ impl Compaction {
     pub(crate) fn froze(&self) {
         let site = &self.shared.site;
         site.flow.froze(|| site.contents.view().frozen.len());
+    }
+
+    /// Whether there is a thread that lets the log's beginning go. Without, its owner does that: [`Site::note_log_first`].
+    pub(crate) fn has_thread(&self) -> bool {
+        self.thread.lock().is_some()
+    }
+
+    /// The log may begin here from now on. Once it does, [`Compaction::log_first`] says so.
+    pub(crate) fn let_log_begin(&self, first: Sequence) {
+        self.shared.site.beginning.want(first);
+        self.shared.site.flow.nudge();
+    }
+
+    /// Where the log begins by FILES: segments before it may be forgotten.
+    pub(crate) fn log_first(&self) -> Sequence {
+        self.shared.site.beginning.published()
+    }
+
+    /// These segments are forgotten.
+    pub(crate) fn bury(&self, files: impl IntoIterator<Item = Arc<DataFile>>) {
+        self.shared.site.beginning.hand_over(files);
+        self.shared.site.flow.nudge();
+    }
+
+    /// Has FILES say at once where the log begins, at least.
+    pub(crate) fn note_log_first(&self, first: Sequence) -> Result<()> {
+        self.shared.site.note_log_first(first).map(|_| ())
+    }
+
+    /// What the thread does for the log's beginning.
+    #[cfg(test)]
+    pub(crate) fn release_log(&self) -> Result<bool> {
+        let _worker = self.shared.worker.lock();
+        self.shared.release_log()
+    }
+
+    /// Removes the files of segments that are forgotten, if the thread did not come to it.
+    pub(crate) fn remove_buried(&self) {
+        self.shared.site.remove_buried();
     }
 
     /// Waits until so few tails are waiting that so many bytes may be written. [`Error::Poisoned`] when compaction has failed.
@@ -260,19 +302,37 @@ impl Shared {
         }
     }
 
-    /// Does all there is to do. Says when there may be more, if nothing happens before: once nobody is there, or when something
-    /// has expired.
+    /// Does all there is to do. Says when there may be more, if nothing happens before: once nobody is there, when something has
+    /// expired, and after a full disk.
     fn work(&self) -> Result<Option<Duration>> {
         loop {
             // Let go of between steps: others may want something done at once.
             let mut worker = self.worker.lock();
+            // First: it may be what makes room.
+            let is_released = self.release_log()?;
             let stepped = worker.step(&self.site);
             if !self.note(stepped)? {
                 let expiry = worker.until_next_expiry(&self.site);
                 let expiry = expiry.map(|wait| wait.clamp(EXPIRY_WAIT_MIN, EXPIRY_WAIT_MAX));
-                return Ok(if worker.is_busy() { Some(LOOK_AGAIN) } else { expiry });
+                return Ok(match is_released {
+                    false => Some(TRY_AGAIN),
+                    true if worker.is_busy() => Some(LOOK_AGAIN),
+                    true => expiry,
+                });
             }
             self.site.checkpoint_index();
+        }
+    }
+
+    /// Lets the log's beginning go. False: the disk is too full even for that, and it is for another time.
+    fn release_log(&self) -> Result<bool> {
+        if self.site.brake.is_stopped() {
+            return Err(Error::Closed);
+        }
+        match self.site.release_log() {
+            Ok(()) => Ok(true),
+            Err(Error::DiskFull { .. }) => Ok(false),
+            Err(error) => self.note(Err(error)),
         }
     }
 

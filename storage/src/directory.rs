@@ -275,6 +275,16 @@ impl Unfinished {
         }
     }
 
+    /// The same, that will get another name in the same directory.
+    pub(crate) fn renamed(self, path: &Path) -> Unfinished {
+        Unfinished { path: path.to_path_buf(), ..self }
+    }
+
+    /// The name that it will get.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The file itself, to go on writing it.
     pub(crate) fn file(&self) -> &dyn DiskFile {
         &*self.file

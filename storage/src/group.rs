@@ -234,7 +234,7 @@ impl Duties for Shared {
         let _guard = PoisonOnPanic(self);
         if let Some(store) = self.store.lock().as_mut() {
             // A failure has poisoned the store; the next caller is told.
-            let _ = store.release_log();
+            let _ = store.let_log_go();
         }
     }
 }

@@ -102,6 +102,7 @@ mod row_buffer;
 mod run;
 mod segment;
 mod snapshot;
+mod spare;
 mod store;
 mod view;
 mod window;

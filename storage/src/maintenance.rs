@@ -1,7 +1,8 @@
 //! A store's own thread, for what would only hold its writers up.
 //!
-//! It waits until something is due: an fsync for writes that did not wait for theirs, the durable marker once nobody has
-//! written for a while, or a part of the log that nobody needs any more. None of it is under the writers' lock but for moments. There is
+//! It waits until something is due: an fsync for writes that did not wait for theirs, a segment that will be needed, the
+//! durable marker once nobody has written for a while, or a part of the log that nobody needs any more. None of it is under the
+//! writers' lock but for moments. There is
 //! no thread before the first such thing.
 //!
 //! What it does not do: it decides nothing about the log. The store tells it what is due, and takes its results.
@@ -50,9 +51,14 @@ struct State {
     mark_at: Option<Instant>,
     release_is_due: bool,
     duties: Option<Weak<dyn Duties>>,
+    job: Option<Job>,
 }
 
+/// Something to be done once.
+type Job = Box<dyn FnOnce() + Send>;
+
 enum Due {
+    Job(Job),
     Sync(Arc<dyn Duties>),
     Mark(Arc<dyn Duties>),
     Release(Arc<dyn Duties>),
@@ -95,8 +101,9 @@ impl Maintenance {
     }
 }
 
-impl Drop for Maintenance {
-    fn drop(&mut self) {
+impl Maintenance {
+    /// Ends the thread, and waits for it.
+    pub(crate) fn stop(&mut self) {
         self.board.state.lock().stopping = true;
         self.board.told.notify_one();
         if let Some(thread) = self.thread.take() {
@@ -106,10 +113,23 @@ impl Drop for Maintenance {
     }
 }
 
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 impl Board {
     /// Who is asked once an fsync or the marker is due.
     pub(crate) fn set_duties(&self, duties: Weak<dyn Duties>) {
         self.state.lock().duties = Some(duties);
+    }
+
+    /// Something is to be done as soon as nothing more urgent is; in place of what an earlier call asked for and nobody has
+    /// begun.
+    pub(crate) fn ask(&self, job: impl FnOnce() + Send + 'static) {
+        self.state.lock().job = Some(Box::new(job));
+        self.told.notify_one();
     }
 
     /// Something was written and is not durable: an fsync is due after `within`.
@@ -148,6 +168,7 @@ impl Board {
     /// Waits for the next thing, and does it. False: it is time to end.
     fn run_next(&self) -> bool {
         match self.next() {
+            Due::Job(job) => job(),
             Due::Sync(duties) => duties.sync(),
             Due::Mark(duties) => duties.mark_durable(),
             Due::Release(duties) => duties.release_log(),
@@ -177,6 +198,8 @@ impl Board {
                 {
                     return Due::Mark(duties);
                 }
+            } else if let Some(job) = state.job.take() {
+                return Due::Job(job);
             } else if std::mem::take(&mut state.release_is_due) {
                 if let Some(duties) = state.duties() {
                     return Due::Release(duties);

@@ -121,7 +121,8 @@ impl Options {
         self
     }
 
-    /// Whether the store compacts by itself, on a thread of its own: it does by default. Otherwise that happens on the threads
+    /// Whether the store compacts by itself, on a thread of its own, and makes segments of the log before they are needed, on
+    /// another: it does by default. Otherwise that happens on the threads
     /// of its callers: when one asks for it ([`crate::Store::compact`]), and when one writes and too much is waiting.
     ///
     /// ```

@@ -11,7 +11,7 @@ use crate::contents::Contents;
 use crate::error::Result;
 use crate::position::Sequence;
 use crate::range::Range;
-use crate::record::Record;
+use crate::record::{Record, RecordRef};
 use crate::row::StoredRow;
 use crate::snapshot::Snapshot;
 
@@ -35,6 +35,24 @@ use crate::snapshot::Snapshot;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Readable {
+    /// What `look` makes of a key's record, which is lent to it: nothing is allocated, or copied where its file is mapped.
+    /// Keep it short: the file stays open meanwhile. It may be called again when the row moves while it is read.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("robin", "red")?;
+    /// assert_eq!(store.get_with(b"robin", |record| record.value.len())?, Some(3));
+    /// assert_eq!(store.get_with(b"wren", |record| record.value.len())?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Readable::get_record`].
+    fn get_with<T>(&self, key: &[u8], look: impl FnMut(RecordRef<'_>) -> T) -> Result<Option<T>>;
+
     /// A key's record: its value, and the version of the write that made it.
     ///
     /// ```
@@ -50,7 +68,9 @@ pub trait Readable {
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] when the row is damaged, [`crate::Error::Io`].
-    fn get_record(&self, key: &[u8]) -> Result<Option<Record>>;
+    fn get_record(&self, key: &[u8]) -> Result<Option<Record>> {
+        self.get_with(key, |record| record.to_record())
+    }
 
     /// The version alone. It is read from the row, which is verified, but nothing is copied.
     ///
@@ -67,7 +87,9 @@ pub trait Readable {
     ///
     /// # Errors
     /// As [`Readable::get_record`].
-    fn version(&self, key: &[u8]) -> Result<Option<Sequence>>;
+    fn version(&self, key: &[u8]) -> Result<Option<Sequence>> {
+        self.get_with(key, |record| record.version)
+    }
 
     /// How many keys have a value: those too that have expired and were not dropped yet. An estimate, about one in a hundred
     /// off, while part of a store's keys is not in its index for want of memory.
@@ -133,7 +155,7 @@ pub trait Readable {
     /// # Errors
     /// As [`Readable::get_record`].
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.get_record(key)?.map(|record| record.value))
+        self.get_with(key, |record| Bytes::copy_from_slice(record.value))
     }
 
     /// Whether a key has a value.
@@ -279,25 +301,11 @@ impl Reader {
     pub(crate) fn hides(&self, expires_at_ms: Option<u64>) -> bool {
         self.expiry.hides(expires_at_ms)
     }
-
-    /// What `take` makes of a key's row, unless it has expired.
-    fn read<T>(&self, key: &[u8], take: impl Fn(&StoredRow<'_>) -> T) -> Result<Option<T>> {
-        let shown = |row: &StoredRow<'_>| (!self.expiry.hides(row.expires_at_ms())).then(|| take(row));
-        Ok(self.contents.read(key, shown)?.flatten())
-    }
 }
 
 impl Readable for Reader {
-    fn get_record(&self, key: &[u8]) -> Result<Option<Record>> {
-        Ok(self.read(key, Record::of)?.flatten())
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.read(key, |row| row.value().map(Bytes::copy_from_slice))?.flatten())
-    }
-
-    fn version(&self, key: &[u8]) -> Result<Option<Sequence>> {
-        self.read(key, |row| row.sequence)
+    fn get_with<T>(&self, key: &[u8], look: impl FnMut(RecordRef<'_>) -> T) -> Result<Option<T>> {
+        Ok(self.contents.read(key, shown(&self.expiry, look))?.flatten())
     }
 
     fn len(&self) -> u64 {
@@ -307,4 +315,12 @@ impl Readable for Reader {
     fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Range {
         Range::new(self.contents.capture(), self.expiry.now(), &bounds)
     }
+}
+
+/// `look`, of rows that are puts and have not expired.
+pub(crate) fn shown<T>(
+    expiry: &Expiry,
+    mut look: impl FnMut(RecordRef<'_>) -> T,
+) -> impl FnMut(&StoredRow<'_>) -> Option<T> {
+    move |row| RecordRef::of(row).filter(|record| !expiry.hides(record.expires_at_ms)).map(&mut look)
 }

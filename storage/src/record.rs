@@ -41,21 +41,37 @@ impl<'a> RecordRef<'a> {
         let RowRef::Put { key, value, expires_at_ms, content_type } = stored.row else { return None };
         Some(RecordRef { key, value, version: stored.sequence, expires_at_ms, content_type })
     }
+
+    /// The same to keep.
+    ///
+    /// ```
+    /// use paddock_storage::{Readable, Store};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = Store::open(directory.path())?;
+    /// store.insert("robin", "red")?;
+    /// let kept = store.get_with(b"robin", |record| record.to_record())?;
+    /// assert_eq!(kept, store.get_record(b"robin")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn to_record(&self) -> Record {
+        // Copies of their own: to share one copy would cost a third allocation, and counting who shares it.
+        Record {
+            key: Bytes::copy_from_slice(self.key),
+            value: Bytes::copy_from_slice(self.value),
+            version: self.version,
+            expires_at_ms: self.expires_at_ms,
+            content_type: self.content_type.map(ContentType::copied),
+        }
+    }
 }
 
 impl Record {
     /// The record of a row, copied: what was verified stays as it is, whatever becomes of the file. `None` for a row that
     /// is no put.
     pub(crate) fn of(stored: &StoredRow<'_>) -> Option<Record> {
-        let RowRef::Put { key, value, expires_at_ms, content_type } = stored.row else { return None };
-        // Copies of their own: to share one copy would cost a third allocation, and counting who shares it.
-        Some(Record {
-            key: Bytes::copy_from_slice(key),
-            value: Bytes::copy_from_slice(value),
-            version: stored.sequence,
-            expires_at_ms,
-            content_type: content_type.map(ContentType::copied),
-        })
+        RecordRef::of(stored).map(|record| record.to_record())
     }
 
     /// The record that a put makes, sharing the `encoded` bytes that it was decoded from.

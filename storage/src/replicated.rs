@@ -12,6 +12,7 @@
 //! What it does not do: it does not know what is committed (it is told), it takes no locks among writers (there
 //! is one), and it never waits for compaction: an owner asks [`ReplicatedStore::is_congested`] before it takes more in.
 
+mod ahead;
 mod append;
 mod checkpoint;
 mod flush;
@@ -47,6 +48,7 @@ use crate::position::{EpochStart, Position, Sequence};
 use crate::reader::Reader;
 use crate::recovery::Recovery;
 use crate::segment::{Chain, Segment};
+use crate::spare::SparePlace;
 
 use flush::RunningCompaction;
 
@@ -93,6 +95,14 @@ pub use release::LogRetention;
 pub struct ReplicatedStore {
     /// First, so that it ends before the lock is let go of.
     compaction: RunningCompaction,
+    /// Before the lock, too: its thread makes files.
+    maintenance: Maintenance,
+    /// The next segment, where that was made ahead.
+    spare: SparePlace,
+    /// So long the active segment is when the next one is made ahead; `None` where that is never done.
+    make_ahead_bytes: Option<u64>,
+    /// Whether it was asked for since this segment began.
+    made_ahead: bool,
     flush_bytes: Option<u64>,
     /// Bytes of the log since the tail was frozen last, about.
     tail_log_bytes: u64,
@@ -127,7 +137,6 @@ pub struct ReplicatedStore {
     /// Every fsync of entries goes through it.
     gate: SyncGate,
     clock: Clock,
-    maintenance: Maintenance,
     /// Bytes that a reservation still covers.
     reserved: u64,
     syncs: u64,
@@ -381,9 +390,7 @@ impl ReplicatedStore {
         }
         self.pending.apply(through, &self.contents);
         self.freeze_if_due()?;
-        if self.contents.settled() > self.released {
-            self.release_log()?;
-        }
+        self.let_log_go()?;
         self.known_commit = self.known_commit.max(through);
         Ok(())
     }

@@ -90,11 +90,7 @@ impl Segment {
         allocated: u64,
     ) -> Result<UnfinishedSegment> {
         let path = directory.segment_path(start.next);
-        let mut fields = [0; 32];
-        fields[..8].copy_from_slice(&start.next.0.to_le_bytes());
-        fields[8..16].copy_from_slice(&start.link.to_le_bytes());
-        fields[16..24].copy_from_slice(&start.epoch.to_le_bytes());
-        let header = FileHeader { store_id, fields }.encode(Magic::Segment);
+        let header = segment_header(store_id, start);
         let unfinished = Unfinished::make(&directory.disk, &path, |file| {
             file.write_at(&header, 0)?;
             if allocated > SEGMENT_START {
@@ -102,7 +98,7 @@ impl Segment {
             }
             write_zeros(file, SEGMENT_START, filled(allocated))
         })?;
-        Ok(UnfinishedSegment { unfinished, path: path.into(), start, allocated })
+        Ok(UnfinishedSegment::new(unfinished, start, allocated))
     }
 
     /// Opens a segment and checks its header; what it holds is for recovery to find out. It may grow to `capacity` bytes.
@@ -234,6 +230,11 @@ pub(crate) struct UnfinishedSegment {
 }
 
 impl UnfinishedSegment {
+    /// A file that is complete and durable but for its name.
+    pub(crate) fn new(unfinished: Unfinished, start: Chain, allocated: u64) -> UnfinishedSegment {
+        UnfinishedSegment { path: unfinished.path().into(), unfinished, start, allocated }
+    }
+
     /// The first entry that it will hold.
     pub(crate) fn first(&self) -> Sequence {
         self.start.next
@@ -264,8 +265,17 @@ impl UnfinishedSegment {
     }
 }
 
+/// The header of the segment that begins here.
+pub(crate) fn segment_header(store_id: StoreId, start: Chain) -> [u8; FILE_HEADER_BYTES] {
+    let mut fields = [0; 32];
+    fields[..8].copy_from_slice(&start.next.0.to_le_bytes());
+    fields[8..16].copy_from_slice(&start.link.to_le_bytes());
+    fields[16..24].copy_from_slice(&start.epoch.to_le_bytes());
+    FileHeader { store_id, fields }.encode(Magic::Segment)
+}
+
 /// How far a new segment is filled with zeros.
-fn filled(allocated: u64) -> u64 {
+pub(crate) fn filled(allocated: u64) -> u64 {
     allocated.min(SEGMENT_START + ZERO_AHEAD_BYTES)
 }
 

@@ -3,17 +3,14 @@
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::capture::Capture;
 use crate::clock::Expiry;
 use crate::contents::Contents;
 use crate::error::Result;
 use crate::position::Sequence;
 use crate::range::Range;
-use crate::reader::Readable;
-use crate::record::Record;
-use crate::row::StoredRow;
+use crate::reader::{Readable, shown};
+use crate::record::RecordRef;
 
 /// What was true when it was made, whatever is written and compacted meanwhile. Cheap to make and to clone, usable from
 /// any thread, valid as long as you keep it.
@@ -65,24 +62,11 @@ impl Snapshot {
     pub fn sequence(&self) -> Sequence {
         self.capture.at
     }
-
-    fn read<T>(&self, key: &[u8], take: impl Fn(&StoredRow<'_>) -> T) -> Result<Option<T>> {
-        let shown = |row: &StoredRow<'_>| (!self.expiry.hides(row.expires_at_ms())).then(|| take(row));
-        Ok(self.contents.read_as_of(&self.capture, key, shown)?.flatten())
-    }
 }
 
 impl Readable for Snapshot {
-    fn get_record(&self, key: &[u8]) -> Result<Option<Record>> {
-        Ok(self.read(key, Record::of)?.flatten())
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.read(key, |row| row.value().map(Bytes::copy_from_slice))?.flatten())
-    }
-
-    fn version(&self, key: &[u8]) -> Result<Option<Sequence>> {
-        self.read(key, |row| row.sequence)
+    fn get_with<T>(&self, key: &[u8], look: impl FnMut(RecordRef<'_>) -> T) -> Result<Option<T>> {
+        Ok(self.contents.read_as_of(&self.capture, key, shown(&self.expiry, look))?.flatten())
     }
 
     fn len(&self) -> u64 {

@@ -19,7 +19,7 @@ use crate::options::Options;
 use crate::position::Sequence;
 use crate::range::Range;
 use crate::reader::{Readable, Reader};
-use crate::record::Record;
+use crate::record::RecordRef;
 use crate::recovery::Recovery;
 use crate::replicated::{ReplicatedStore, Stats, Verification};
 use crate::row::{Rows, RowsBuilder};
@@ -538,12 +538,8 @@ impl Store {
 }
 
 impl Readable for Store {
-    fn get_record(&self, key: &[u8]) -> Result<Option<Record>> {
-        self.reader.get_record(key)
-    }
-
-    fn version(&self, key: &[u8]) -> Result<Option<Sequence>> {
-        self.reader.version(key)
+    fn get_with<T>(&self, key: &[u8], look: impl FnMut(RecordRef<'_>) -> T) -> Result<Option<T>> {
+        self.reader.get_with(key, look)
     }
 
     fn len(&self) -> u64 {

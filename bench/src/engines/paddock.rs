@@ -33,11 +33,8 @@ impl Engine for Paddock {
     }
 
     fn get(&self, key: &[u8], read: &mut dyn FnMut(&[u8])) -> Result<bool> {
-        let value = self.store.get(key)?;
-        if let Some(value) = &value {
-            read(value);
-        }
-        Ok(value.is_some())
+        // Lent, as those of RocksDB, redb and LMDB are.
+        Ok(self.store.get_with(key, |record| read(record.value))?.is_some())
     }
 
     fn delete(&self, key: &[u8]) -> Result<()> {

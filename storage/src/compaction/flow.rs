@@ -153,6 +153,11 @@ impl Flow {
         !state.closed
     }
 
+    /// There may be something to do.
+    pub(crate) fn nudge(&self) {
+        self.change(|state| state.due = true);
+    }
+
     pub(crate) fn set_disk_full(&self, disk_full: bool) {
         if self.state.lock().disk_full != disk_full {
             self.change(|state| state.disk_full = disk_full);

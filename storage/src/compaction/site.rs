@@ -19,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+use super::beginning::Beginning;
 use super::flow::Flow;
 use super::pace::Brake;
 use super::policy::{FileState, RunState, Tuning};
@@ -72,10 +73,11 @@ pub(crate) struct Site {
     pub(crate) epochs: Mutex<Vec<EpochStart>>,
     /// Through which the log is made durable.
     pub(crate) gate: SyncGate,
+    pub(crate) beginning: Beginning,
     pub(crate) brake: Brake,
     pub(crate) flow: Flow,
     pub(crate) figures: Figures,
-    /// Told when a tail has been flushed and nothing of it is read from the log any more.
+    /// Told when a tail has been flushed and nothing of it is read from the log any more, and when FILES says so.
     pub(crate) on_settled: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -167,7 +169,7 @@ impl Site {
     ) -> Site {
         let store_id = catalogue.lock().store_id;
         let epochs = Mutex::default();
-        let (brake, flow, figures, on_settled) = Default::default();
+        let (beginning, brake, flow, figures, on_settled) = Default::default();
         Site {
             contents,
             directory,
@@ -178,6 +180,7 @@ impl Site {
             catalogue,
             epochs,
             gate,
+            beginning,
             brake,
             flow,
             figures,
@@ -268,6 +271,11 @@ impl Site {
     /// Nothing of what was written up to here is read from the log any more.
     pub(crate) fn settled(&self, through: Sequence) {
         self.contents.set_settled(through);
+        self.tell_owner();
+    }
+
+    /// A part of the log may go, or has gone: its owner has something to do.
+    pub(super) fn tell_owner(&self) {
         if let Some(told) = self.on_settled.get() {
             told();
         }

@@ -274,6 +274,7 @@ impl ReplicatedStore {
         self.tail_log_bytes += bytes;
         self.contents.foreground().wrote(bytes);
         self.proven = self.proven.max(header.previous_durable);
+        self.make_ahead_if_due();
         Ok(header)
     }
 
@@ -310,13 +311,16 @@ impl ReplicatedStore {
     fn extend(&mut self, needed: u64) -> Result<()> {
         let least = self.active.end + needed;
         match self.active.extend(self.allocation(least)) {
-            Err(Error::DiskFull { .. }) => self.active.extend(least),
+            Err(Error::DiskFull { .. }) => {
+                self.spare.discard();
+                self.active.extend(least)
+            }
             extended => extended,
         }
     }
 
     /// How long a segment is made that must hold `least` bytes: whole extents, but not far beyond its full size.
-    fn allocation(&self, least: u64) -> u64 {
+    pub(super) fn allocation(&self, least: u64) -> u64 {
         let most = (self.segment_bytes + CONTROL_HEADROOM_BYTES).max(least);
         least.next_multiple_of(self.extent_bytes).min(most)
     }
@@ -326,11 +330,8 @@ impl ReplicatedStore {
     pub(super) fn roll(&mut self, needed: u64) -> Result<()> {
         self.sync()?;
         let least = SEGMENT_START + needed;
-        let unfinished = match self.segment_from(self.chain, self.allocation(least)) {
-            Err(Error::DiskFull { .. }) => self.segment_from(self.chain, least)?,
-            made => made?,
-        };
-        let segment = unfinished.publish(&self.contents, &self.memory, self.segment_capacity())?;
+        let segment =
+            self.next_segment(least)?.publish(&self.contents, &self.memory, self.segment_capacity())?;
         self.seal(segment.start)?;
         let sealed = self.activate(segment);
         self.sealed.push(sealed);
@@ -398,6 +399,8 @@ impl ReplicatedStore {
     /// Closes the log: see [`ReplicatedStore::close`].
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.compaction.0.stop();
+        self.maintenance.stop();
+        self.spare.discard();
         self.sync()?;
         self.prove_durable()?;
         let kept = self.active.end + CONTROL_HEADROOM_BYTES;
@@ -413,6 +416,7 @@ impl ReplicatedStore {
             self.active.allocated = kept;
         }
         self.release_log()?;
+        self.compaction.0.remove_buried();
         // A help for the next opening, which does without where it fails.
         let _ = write_if_due(&self.directory, self.manifest.store_id, &self.contents, When::Closing);
         Ok(())

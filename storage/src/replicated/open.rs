@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::ahead::MAKE_AHEAD_BYTES;
 use super::append::segment_capacity;
 use super::flush::RunningCompaction;
 use super::{LogRetention, ReplicatedStore};
@@ -30,6 +31,7 @@ use crate::pending::Pending;
 use crate::position::{EpochStart, Sequence};
 use crate::recovery::{Batch, Recovery, SegmentEnd, Unproven, Walk};
 use crate::segment::{Chain, SEGMENT_START, Segment};
+use crate::spare::SparePlace;
 
 /// What the log holds, read front to back.
 struct Log {
@@ -106,6 +108,10 @@ impl ReplicatedStore {
         }
         let mut store = ReplicatedStore {
             compaction: RunningCompaction(Arc::new(compaction)),
+            maintenance: Maintenance::new(mark_idle_after),
+            spare: SparePlace::default(),
+            make_ahead_bytes: options.background.then_some(MAKE_AHEAD_BYTES),
+            made_ahead: false,
             flush_bytes: options.flush_bytes,
             tail_log_bytes: 0,
             directory,
@@ -135,7 +141,6 @@ impl ReplicatedStore {
             poison: None,
             gate,
             clock,
-            maintenance: Maintenance::new(mark_idle_after),
             reserved: 0,
             syncs: 0,
             syncs_at_fill: 0,

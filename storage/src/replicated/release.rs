@@ -1,6 +1,9 @@
 //! Letting the log's beginning go: segments whose rows are in runs.
 
+use std::sync::Arc;
+
 use super::ReplicatedStore;
+use crate::data_file::DataFile;
 use crate::error::{Error, Result};
 use crate::position::Sequence;
 use crate::segment::Segment;
@@ -18,26 +21,66 @@ pub enum LogRetention {
 }
 
 impl ReplicatedStore {
+    /// Sees to it that segments go that nobody needs any more. Asks the compaction's thread to do what takes the disk's time,
+    /// and forgets the segments that it is done with.
+    pub(crate) fn let_log_go(&mut self) -> Result<()> {
+        let settled = self.contents.settled();
+        if settled > self.released {
+            self.released = settled;
+            if !self.compaction.0.has_thread() {
+                return self.release_log();
+            }
+            let count = self.releasable();
+            if count > 0 {
+                self.compaction.0.let_log_begin(self.first_behind(count));
+            }
+        }
+        self.forget_released();
+        Ok(())
+    }
+
+    /// Forgets segments that are before the log's beginning by now.
+    pub(super) fn forget_released(&mut self) {
+        let log_first = self.compaction.0.log_first();
+        if log_first > self.log_first() {
+            let count = self.sealed.iter().take_while(|segment| segment.first() < log_first).count();
+            let files = self.forget_segments(count);
+            self.compaction.0.bury(files);
+        }
+    }
+
     /// Removes segments that nobody needs any more: everything in them was flushed, the index points into runs instead, and the
     /// retention lets them go. A full disk is no error: they go another time.
     pub(crate) fn release_log(&mut self) -> Result<()> {
         self.writable()?;
         self.released = self.contents.settled();
+        self.forget_released();
         let count = self.releasable();
         if count == 0 {
             return Ok(());
         }
-        let oldest_kept = self.sealed.get(count).map_or(self.active.first(), Segment::first);
-        match self.note_log_first(oldest_kept) {
+        let noted = self.compaction.0.note_log_first(self.first_behind(count));
+        match noted {
             Err(Error::DiskFull { .. }) => return Ok(()),
             noted => self.poisoning(noted)?,
         }
-        for segment in self.sealed.drain(..count) {
-            self.contents.files().remove(segment.handle);
+        for file in self.forget_segments(count) {
             // Should this fail, or the process end: FILES says already that it does not count, and opening removes it.
-            let _ = self.directory.disk.remove(segment.file.path());
+            let _ = self.directory.disk.remove(file.path());
         }
         Ok(())
+    }
+
+    /// The first entry behind so many of the oldest segments.
+    fn first_behind(&self, count: usize) -> Sequence {
+        self.sealed.get(count).map_or(self.active.first(), Segment::first)
+    }
+
+    /// Returns the files of so many of the oldest segments, which are no longer part of the log.
+    fn forget_segments(&mut self, count: usize) -> Vec<Arc<DataFile>> {
+        let files = self.contents.files();
+        let gone = self.sealed.drain(..count);
+        gone.inspect(|segment| files.remove(segment.handle)).map(|segment| segment.file).collect()
     }
 
     /// How many of the oldest segments may go.
@@ -59,14 +102,5 @@ impl ReplicatedStore {
             count += 1;
         }
         count
-    }
-
-    fn note_log_first(&self, log_first: Sequence) -> Result<()> {
-        let mut catalogue = self.catalogue.lock();
-        let mut changed = catalogue.clone();
-        changed.log_first = log_first;
-        changed.replace(&self.directory)?;
-        *catalogue = changed;
-        Ok(())
     }
 }

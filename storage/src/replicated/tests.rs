@@ -154,6 +154,71 @@ fn letting_go_of_the_beginning_is_crash_safe() {
     }
 }
 
+/// The owner asks for it, and the thread does what takes the disk's time: so nothing of it is done in `apply`.
+#[test]
+fn the_owner_does_not_wait_for_the_beginning_to_leave() {
+    let disk = FaultyDisk::new();
+    let mut store = filled(&disk);
+    let compaction = store.compaction();
+    note_flushed(&store, 6);
+    store.contents.set_settled(Sequence(6));
+    let apply = |store: &mut ReplicatedStore| {
+        compaction.paused(|| {
+            let calls = disk.calls();
+            store.apply(Sequence(11)).unwrap();
+            assert_eq!(disk.calls(), calls);
+        });
+    };
+    apply(&mut store);
+    assert_eq!((store.log_first(), segments(&disk)[0]), (Sequence(1), 1));
+    assert!(compaction.release_log().unwrap());
+    assert_eq!((store.log_first(), segments(&disk)[0]), (Sequence(1), 1), "its owner may still read it");
+    assert_eq!(sequences(&store, 0).unwrap().len(), 11);
+    apply(&mut store);
+    assert_eq!(store.log_first(), Sequence(7));
+    assert!(compaction.release_log().unwrap());
+    assert_eq!(segments(&disk), [7, 9, 11]);
+    // What is let go of at once does not take back what the thread has said.
+    flush(&mut store, 8).unwrap();
+    assert_eq!(segments(&disk), [9, 11]);
+}
+
+/// The same as above for what the thread does.
+#[test]
+fn letting_go_of_the_beginning_beside_the_owner_is_crash_safe() {
+    for call in 1.. {
+        for unsynced in [Unsynced::Lost, Unsynced::Kept, Unsynced::Torn { seed: call }] {
+            let disk = FaultyDisk::new();
+            let mut store = filled(&disk);
+            let compaction = store.compaction();
+            note_flushed(&store, 8);
+            store.contents.set_settled(Sequence(8));
+            let fault = Fault { call: disk.calls() + call, kind: std::io::ErrorKind::Other, lasting: true };
+            disk.set_fault(Some(fault));
+            store.apply(Sequence(11)).unwrap();
+            let outcome = compaction.release_log();
+            store.apply(Sequence(11)).unwrap();
+            let removed = compaction.release_log();
+            assert_eq!(outcome.is_ok(), removed.is_ok());
+            if outcome.is_err() {
+                assert!(matches!(append(&mut store, 4), Err(Error::Poisoned { .. })), "call {call}");
+            }
+            drop(compaction);
+            drop(store);
+            disk.crash(unsynced);
+            let store = open(&disk).unwrap();
+            let first = store.log_first().0;
+            assert!(first == 1 || first == 9, "call {call}: {first}");
+            assert_eq!(sequences(&store, first - 1).unwrap(), (first..=11).collect::<Vec<_>>());
+            assert_eq!(segments(&disk)[0], first);
+            if outcome.is_ok() && call > 10 {
+                assert_eq!(first, 9);
+                return;
+            }
+        }
+    }
+}
+
 /// Opening does not read what is flushed: damage there does not keep it from opening, and shows when it is read.
 #[test]
 fn opening_skips_what_is_flushed() {
