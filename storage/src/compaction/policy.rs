@@ -140,6 +140,8 @@ pub(crate) struct Tuning {
     pub(crate) garbage_bytes_min: u64,
     /// Files shorter than this are not kept as they are by a merge: they would grow many.
     pub(crate) kept_file_bytes_min: u64,
+    /// Unless they have so many rows: then they are short because their rows are.
+    pub(crate) kept_file_rows_min: u64,
 }
 
 impl Tuning {
@@ -154,6 +156,7 @@ impl Tuning {
         garbage_permille: 450,
         garbage_bytes_min: 1 << 20,
         kept_file_bytes_min: 4 << 20,
+        kept_file_rows_min: 8 << 10,
     };
 }
 
@@ -167,8 +170,9 @@ const TAIL_SHARE: u64 = 12;
 const TAIL_BYTES_MIN: u64 = 2 << 20;
 const TAIL_BYTES_MAX: u64 = 1 << 30;
 
-/// Its memory is at most this part of what the indexes may take: with it and those that wait to be flushed, a third.
-const TAIL_MEMORY_SHARE: u64 = 16;
+/// Its memory is at most this part of what the indexes may take: with it and those that wait to be flushed, three tenths. The
+/// hash index has five eighths; the rest is for what compaction notes of the rows that it moves.
+const TAIL_MEMORY_SHARE: u64 = 20;
 
 /// Whether a tail is to be frozen and flushed: of its bytes in the log, those of its memory, the live bytes of the store,
 /// and what its indexes may take in memory.

@@ -42,6 +42,9 @@ use paddock_index::PackedLocator;
 pub(crate) const FILE_BYTES_MAX: u64 = 256 << 20;
 const FILE_BYTES_MIN: u64 = 8 << 20;
 
+/// However little memory there is, files may have so many rows: else they would grow many.
+const FILE_ROWS_MIN: u64 = 16 << 10;
+
 /// What an entry of the hash index takes at most, with what is free around it: some 20 bytes where there are many, more in
 /// small indexes.
 const HASH_ENTRY_BYTES: u64 = 28;
@@ -55,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) file_bytes_max: u64,
     /// A store that merges little makes shorter ones, but none shorter than this.
     pub(crate) file_bytes_min: u64,
+    /// No file has more rows than this, and no slice drops more: of each one there is a note in memory meanwhile.
+    pub(crate) file_rows_max: u64,
     /// How many entries the hash index may have.
     pub(crate) hash_entries_max: u64,
 }
@@ -144,14 +149,17 @@ impl Settings {
     }
 
     /// Those of a store with so much memory. Of what the indexes may take the hash index has five eighths; the rest is
-    /// for tails ([`super::policy::tail_is_due`]), and for what is written while a run becomes cold.
+    /// for tails ([`super::policy::tail_is_due`]), for what is written while a run becomes cold, and for what is noted of rows
+    /// on their way: at most a sixteenth. (A flush may be made in the middle of a slice; it has as many rows as a tail.)
     pub(crate) fn new(compression: Compression, memory: &Memory) -> Settings {
-        let hash_bytes = memory.index_bytes_max() / 8 * 5;
+        let index_bytes = memory.index_bytes_max();
+        let hash_bytes = index_bytes / 8 * 5;
         Settings {
             compression,
             tuning: Tuning::DEFAULT,
             file_bytes_max: FILE_BYTES_MAX,
             file_bytes_min: FILE_BYTES_MIN,
+            file_rows_max: (index_bytes / 2_048).max(FILE_ROWS_MIN),
             hash_entries_max: hash_bytes / HASH_ENTRY_BYTES,
         }
     }

@@ -214,7 +214,7 @@ impl Worker {
                 return Ok(());
             }
             output.push(row, Some(place))?;
-            if output.row_bytes() >= file_bytes {
+            if output.is_full(file_bytes) {
                 written.extend(output.finish()?);
             }
             meter.add(row.bytes.len()).map_or(Ok(()), |bytes| self.pause(site, bytes, true))

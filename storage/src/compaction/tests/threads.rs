@@ -12,7 +12,7 @@ use crate::error::Error;
 fn readers_see_every_key_while_runs_are_merged() {
     const KEYS: u32 = 300;
     for hash_entries_max in [u64::MAX, 100] {
-        let mut workshop = Workshop::new(Plan { hash_entries_max, file_bytes: 4_000, expiry: true });
+        let mut workshop = Workshop::new(Plan { hash_entries_max, file_bytes: 4_000, ..Plan::default() });
         workshop.compaction.start().unwrap();
         let key = |number: u32| format!("key {number:05}").into_bytes();
         let row = |number: u32, version: u32| {
