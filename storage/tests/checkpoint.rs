@@ -12,6 +12,7 @@ use std::thread;
 
 use paddock_storage::disk::{Disk, DiskFile, DiskLock, Fault, FaultyDisk, Unsynced};
 use paddock_storage::{Builder, Durability, Error, Expected, Options, ReplicatedStore, Sequence, Store};
+use support::failing::{EveryCall, calls_of, fail_at, fail_look_at};
 use support::{Entry, Map, append, applied, contents, log};
 
 const STORE: &str = "/data/store";
@@ -266,8 +267,9 @@ fn run(disk: &FaultyDisk, copied: &Map, fault: Option<Fault>, ending: Option<Uns
     let case = format!("{fault:?}, then {ending:?}");
     let disk = disk.copy();
     let (store, mut expected) = (calm(disk.clone(), STORE).open().unwrap(), copied.clone());
-    let before = disk.calls();
-    disk.set_fault(fault.map(|fault| Fault { call: before + fault.call, ..fault }));
+    if let Some(Fault { call, kind, lasting }) = fault {
+        fail_at(&disk, call, kind, lasting);
+    }
     let outcome = store.checkpoint(COPY);
     disk.set_fault(None);
     if let Err(error) = &outcome {
@@ -312,17 +314,12 @@ fn every_call(kind: ErrorKind, lasting: bool) {
     let calls = {
         let disk = disk.copy();
         let store = calm(disk.clone(), STORE).open().unwrap();
-        let before = disk.calls();
-        store.checkpoint(COPY).unwrap();
-        disk.calls() - before
+        calls_of(&disk, || store.checkpoint(COPY).unwrap())
     };
     assert!(!run(&disk, &expected, None, Some(Unsynced::Lost)));
-    let mut seen = 0;
-    for call in 1..=calls {
-        for ending in [None, Some(Unsynced::Lost), Some(Unsynced::Torn { seed: call })] {
-            seen += u64::from(run(&disk, &expected, Some(Fault { call, kind, lasting }), ending));
-        }
-    }
+    let endings = |call| vec![None, Some(Unsynced::Lost), Some(Unsynced::Torn { seed: call })];
+    let every_call = EveryCall { calls, kind, lasting, endings: &endings };
+    let seen = every_call.fails(|fault, ending| run(&disk, &expected, Some(fault), ending));
     // Some of the calls are only a help.
     assert!(seen > calls * 2, "{seen} of {calls} calls, three times each, were seen to fail");
 }
@@ -355,11 +352,9 @@ fn a_failure_names_its_file() {
             let disk = disk.copy();
             let store = calm(Unlinked(disk.clone(), ErrorKind::Unsupported), STORE).open().unwrap();
             let (looks, calls) = (disk.looks() + call, disk.calls() + call);
-            let kind = if look { ErrorKind::Other } else { ErrorKind::StorageFull };
-            let fault = |call| Some(Fault { call, kind, lasting: false });
             match look {
-                true => disk.set_look_fault(fault(looks)),
-                false => disk.set_fault(fault(calls)),
+                true => fail_look_at(&disk, call, ErrorKind::Other),
+                false => fail_at(&disk, call, ErrorKind::StorageFull, false),
             }
             let outcome = store.checkpoint(COPY);
             let done = if look { disk.looks() < looks } else { disk.calls() < calls };

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use paddock_storage::disk::{Fault, FaultyDisk, Unsynced};
+use paddock_storage::disk::{FaultyDisk, Unsynced};
 use paddock_storage::{Builder, Durability, Error, Expected, Sequence, Store, WriteBatch, WriteOptions};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use support::failing::fail_at;
 use support::{Map, contents};
 
 const LOG: &str = "/data/store/log/00000000000000000001.log";
@@ -239,7 +240,7 @@ fn a_later_fsync_that_fails_ends_writing() {
     store.insert("a", "1").unwrap();
     store.sync().unwrap();
     // The write itself, then the fsync.
-    disk.set_fault(Some(Fault { call: disk.calls() + 2, kind: ErrorKind::Other, lasting: false }));
+    fail_at(&disk, 2, ErrorKind::Other, false);
     let mut number = 0_u32;
     eventually("the failure", || {
         number += 1;
@@ -338,7 +339,7 @@ fn any_one_call_may_fail_below_buffered_writes() {
     for call in 1.. {
         let disk = FaultyDisk::new();
         let store = builder(&disk).open().unwrap();
-        disk.set_fault(Some(Fault { call: disk.calls() + call, kind: ErrorKind::Other, lasting: false }));
+        fail_at(&disk, call, ErrorKind::Other, false);
         let mut durable = Sequence(0);
         let mut outcome = Ok(());
         for number in 0..12 {

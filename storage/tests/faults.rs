@@ -9,6 +9,7 @@ use std::path::Path;
 
 use paddock_storage::disk::{Fault, FaultyDisk, Unsynced};
 use paddock_storage::{Error, ReplicatedStore, Result, Sequence};
+use support::failing::{EveryCall, calls_of, fail_at};
 use support::{Entry, append, applied, contents, log, open};
 
 /// What a run was told.
@@ -95,10 +96,10 @@ fn check_reopened(disk: &FaultyDisk, told: &Told, extra: &(u64, Entry), case: &s
     store.verify().unwrap();
 }
 
-fn run(call: u64, kind: ErrorKind, lasting: bool, ending: Option<Unsynced>) -> bool {
-    let case = format!("call {call} fails with {kind:?}, lasting: {lasting}, ending: {ending:?}");
+fn run(fault: Fault, ending: Option<Unsynced>) -> bool {
+    let case = format!("{fault:?}, then {ending:?}");
     let disk = FaultyDisk::new();
-    disk.set_fault(Some(Fault { call, kind, lasting }));
+    disk.set_fault(Some(fault));
     let mut told = Told::default();
     let mut hit = false;
     match open(&disk) {
@@ -135,10 +136,11 @@ fn run(call: u64, kind: ErrorKind, lasting: bool, ending: Option<Unsynced>) -> b
 /// How many changing calls the script makes without faults.
 fn calls() -> u64 {
     let disk = FaultyDisk::new();
-    let mut store = open(&disk).unwrap();
-    Told::default().script(&mut store).unwrap();
-    store.close().unwrap();
-    disk.calls()
+    calls_of(&disk, || {
+        let mut store = open(&disk).unwrap();
+        Told::default().script(&mut store).unwrap();
+        store.close().unwrap();
+    })
 }
 
 fn torn(seed: u64) -> Option<Unsynced> {
@@ -147,12 +149,8 @@ fn torn(seed: u64) -> Option<Unsynced> {
 
 fn every_call(kind: ErrorKind, lasting: bool) {
     let calls = calls();
-    let mut hits = 0;
-    for call in 1..=calls {
-        for ending in [None, Some(Unsynced::Lost), Some(Unsynced::Kept), torn(1), torn(2), torn(3)] {
-            hits += u64::from(run(call, kind, lasting, ending));
-        }
-    }
+    let endings = |_| vec![None, Some(Unsynced::Lost), Some(Unsynced::Kept), torn(1), torn(2), torn(3)];
+    let hits = EveryCall { calls, kind, lasting, endings: &endings }.fails(run);
     // Few calls are such that failing at them is no matter.
     assert!(hits > calls * 5, "{hits} of {calls} calls, 6 times each, were seen to fail");
 }
@@ -183,8 +181,7 @@ fn a_segment_that_gets_no_name_is_a_full_disk() {
     let mut refused = 0;
     // The one call of each number, until the append succeeds: making the file, filling it, naming it.
     for more in 1.. {
-        let fault = Fault { call: disk.calls() + more, kind: ErrorKind::StorageFull, lasting: true };
-        disk.set_fault(Some(fault));
+        fail_at(&disk, more, ErrorKind::StorageFull, true);
         let outcome = append(&mut store, 1, &large, 0);
         disk.set_fault(None);
         match outcome {

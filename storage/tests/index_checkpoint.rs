@@ -6,8 +6,9 @@ mod support;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use paddock_storage::disk::{Fault, FaultyDisk, Unsynced};
+use paddock_storage::disk::{FaultyDisk, Unsynced};
 use paddock_storage::{Error, Options, Readable, ReplicatedStore, Sequence};
+use support::failing::{fail_at, fail_look_at};
 use support::{Entry, append, contents};
 
 fn options(disk: &FaultyDisk) -> Options {
@@ -56,7 +57,7 @@ fn ahead_of_its_log(synced: bool) -> FaultyDisk {
 fn a_checkpoint_that_was_removed_does_not_come_back() {
     for call in 1.. {
         let disk = ahead_of_its_log(false);
-        disk.set_fault(Some(Fault { call: disk.calls() + call, kind: ErrorKind::Other, lasting: true }));
+        fail_at(&disk, call, ErrorKind::Other, true);
         let opened = open(&disk);
         let done = opened.is_ok();
         drop(opened);
@@ -119,11 +120,7 @@ fn what_is_wrong_with_a_checkpoint_keeps_no_store_closed() {
     }
     for call in 1.. {
         let copy = disk.copy();
-        copy.set_look_fault(Some(Fault {
-            call: copy.looks() + call,
-            kind: ErrorKind::Other,
-            lasting: false,
-        }));
+        fail_look_at(&copy, call, ErrorKind::Other);
         let opened = open(&copy);
         let looks = copy.looks();
         copy.set_look_fault(None);

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use paddock_storage::disk::{Fault, FaultyDisk, Unsynced};
+use paddock_storage::disk::{FaultyDisk, Unsynced};
 use paddock_storage::{Builder, Clock, Readable, Result, Store, WriteOptions};
+use support::failing::fail_at;
 use support::{Entry, Map, contents};
 
 fn small(disk: &FaultyDisk) -> Builder {
@@ -70,7 +71,7 @@ fn an_interrupted_merge_makes_a_part_of_a_checkpoint_old() {
     for call in 1.. {
         let disk = disk.copy();
         let store = small(&disk).open().unwrap();
-        disk.set_fault(Some(Fault { call: disk.calls() + call, kind: ErrorKind::Other, lasting: true }));
+        fail_at(&disk, call, ErrorKind::Other, true);
         let outcome = change_and_merge(&store);
         drop(store);
         disk.crash(Unsynced::Kept);

@@ -10,8 +10,9 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use paddock_storage::disk::{Disk, DiskFile, DiskLock, Fault, FaultyDisk, SystemDisk, Unsynced};
+use paddock_storage::disk::{Disk, DiskFile, DiskLock, FaultyDisk, SystemDisk, Unsynced};
 use paddock_storage::{Error, METADATA_BYTES_MAX, Options, ReplicatedStore};
+use support::failing::fail_at;
 use support::open;
 
 fn full(disk: &FaultyDisk) {
@@ -31,8 +32,7 @@ fn a_crash_at_any_step_leaves_the_old_or_the_new_value() {
         for unsynced in (0..32).map(|seed| Unsynced::Torn { seed }).chain([Unsynced::Lost, Unsynced::Kept]) {
             let copy = disk.copy();
             let mut store = open(&copy).unwrap();
-            let call = copy.calls() + call;
-            copy.set_fault(Some(Fault { call, kind: ErrorKind::Other, lasting: false }));
+            fail_at(&copy, call, ErrorKind::Other, false);
             let outcome = store.set_metadata(b"new and longer");
             failed = outcome.is_err();
             if failed {

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use paddock_storage::disk::{Fault, FaultyDisk, Unsynced};
+use paddock_storage::disk::{FaultyDisk, Unsynced};
 use paddock_storage::offline::{self, Damage, OfflineStore, Report, TornTail};
 use paddock_storage::{Error, Options, Readable, ReplicatedStore, Result, Sequence, Store};
+use support::failing::fail_at;
 use support::{Entry, Map, append, applied, contents, log, open, small};
 
 const STORE: &str = "/data/store";
@@ -306,7 +307,7 @@ fn an_interrupted_compaction_loses_nothing() {
         let mut done = false;
         for unsynced in [Unsynced::Lost, Unsynced::Kept, Unsynced::Torn { seed: call }] {
             let copy = disk.copy();
-            copy.set_fault(Some(Fault { call: copy.calls() + call, kind: ErrorKind::Other, lasting: true }));
+            fail_at(&copy, call, ErrorKind::Other, true);
             done = offline::compact(Path::new(STORE), small(&copy)).is_ok();
             copy.crash(unsynced);
             let report = OfflineStore::open(Path::new(STORE), small(&copy)).unwrap().verify().unwrap();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use paddock_storage::disk::{Fault, FaultyDisk, Unsynced};
 use paddock_storage::{Error, Expected, Readable, Result, Store, WriteBatch};
+use support::failing::{EveryCall, calls_of};
 use support::{Map, contents};
 
 const FILE_BYTES: u64 = 4 << 10;
@@ -82,9 +83,10 @@ fn script(store: Store) -> (usize, Option<Error>) {
 
 fn calls() -> u64 {
     let disk = FaultyDisk::new();
-    let (acknowledged, error) = script(open(&disk).unwrap());
-    assert!(acknowledged == WRITES && error.is_none(), "{error:?}");
-    disk.calls()
+    calls_of(&disk, || {
+        let (acknowledged, error) = script(open(&disk).unwrap());
+        assert!(acknowledged == WRITES && error.is_none(), "{error:?}");
+    })
 }
 
 /// Returns whether the failure was seen.
@@ -129,13 +131,9 @@ fn run(states: &[Map], fault: Fault, ending: Option<Unsynced>) -> bool {
 
 fn every_call(kind: ErrorKind, lasting: bool) {
     let (calls, states) = (calls(), states());
-    let mut seen = 0;
-    for call in 1..=calls {
-        let fault = Fault { call, kind, lasting };
-        let ending = (call % 2 == 0).then_some(Unsynced::Torn { seed: call });
-        seen += u64::from(run(&states, fault, ending));
-    }
-    // At some calls a failure is no matter.
+    let endings = |call| vec![(call % 2 == 0).then_some(Unsynced::Torn { seed: call })];
+    let every_call = EveryCall { calls, kind, lasting, endings: &endings };
+    let seen = every_call.fails(|fault, ending| run(&states, fault, ending));
     assert!(seen > calls / 2, "{seen} of {calls} calls were seen to fail");
 }
 
@@ -158,8 +156,8 @@ fn the_disk_may_be_full_from_any_call_on() {
 #[test]
 fn the_power_may_fail_after_any_call() {
     let (calls, states) = (calls(), states());
-    for call in 1..=calls {
-        let unsynced = if call % 2 == 0 { Unsynced::Lost } else { Unsynced::Torn { seed: call } };
-        run(&states, Fault { call, kind: ErrorKind::Interrupted, lasting: true }, Some(unsynced));
-    }
+    let endings =
+        |call| vec![Some(if call % 2 == 0 { Unsynced::Lost } else { Unsynced::Torn { seed: call } })];
+    let every_call = EveryCall { calls, kind: ErrorKind::Interrupted, lasting: true, endings: &endings };
+    every_call.fails(|fault, ending| run(&states, fault, ending));
 }

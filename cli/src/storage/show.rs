@@ -281,31 +281,27 @@ impl Known {
     fn print_files(&self) -> io::Result<()> {
         let entries =
             |first: u64, last: u64| if last < first { "-".to_owned() } else { format!("{first}-{last}") };
-        let mut table = output::table(["FILE", "ENTRIES", "BYTES", "ROWS", "TOMBSTONES", ""]);
         let number = |number: Option<u64>| number.map_or_else(String::new, |number| number.to_string());
-        for segment in &self.log.segments {
-            let Segment { file, bytes, first_sequence, last_sequence } = segment;
-            let entries = entries(*first_sequence, *last_sequence);
-            table.add_row([file.display().to_string(), entries, bytes.to_string()]);
-        }
-        for run in &self.runs {
+        let nothing = || [const { String::new() }; 3];
+        let segments = self.log.segments.iter().map(|segment| {
+            let entries = entries(segment.first_sequence, segment.last_sequence);
+            (&segment.file, segment.bytes, entries, nothing())
+        });
+        let runs = self.runs.iter().map(|run| {
             let cold = if run.cold { "cold " } else { "" };
             let from = run.from_key.as_ref().map(|from| format!("from {from}")).unwrap_or_default();
-            table.add_row([
-                run.file.display().to_string(),
-                entries(run.first_sequence, run.last_sequence),
-                run.bytes.to_string(),
-                number(run.rows),
-                number(run.tombstones),
-                format!("{cold}{from}").trim_end().to_owned(),
-            ]);
-        }
-        for checkpoint in &self.index_checkpoints {
-            table.add_row([
-                checkpoint.file.display().to_string(),
-                String::new(),
-                checkpoint.bytes.to_string(),
-            ]);
+            let about = format!("{cold}{from}").trim_end().to_owned();
+            let entries = entries(run.first_sequence, run.last_sequence);
+            (&run.file, run.bytes, entries, [number(run.rows), number(run.tombstones), about])
+        });
+        let checkpoints = self
+            .index_checkpoints
+            .iter()
+            .map(|File { file, bytes }| (file, *bytes, String::new(), nothing()));
+        let mut table = output::table(["FILE", "ENTRIES", "BYTES", "ROWS", "TOMBSTONES", ""]);
+        for (file, bytes, entries, [rows, tombstones, about]) in segments.chain(runs).chain(checkpoints) {
+            let file = file.display().to_string();
+            table.add_row([file, entries, bytes.to_string(), rows, tombstones, about]);
         }
         output::print_table(&table)
     }

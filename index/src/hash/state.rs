@@ -37,6 +37,12 @@ impl State {
         (self.buckets() - (1 << level), level)
     }
 
+    /// How often it has changed.
+    #[cfg(test)]
+    pub(super) fn version(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
     fn moved(self) -> Self {
         Self(self.0.wrapping_add(1 << 32))
     }

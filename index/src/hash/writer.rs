@@ -220,4 +220,23 @@ mod tests {
             assert_eq!(writer.pool.next, 20, "round {round} used the buckets of the first");
         }
     }
+
+    /// Growth says twice that something moved: that entries are in both places, and that their old slots are free. Without
+    /// the second a walk could take the locator of one that has left with the tag of one that came: so rarely that
+    /// interleavings by chance do not find it.
+    #[test]
+    fn growth_is_noted_before_and_after_slots_are_emptied() {
+        let table = Table::new(0, nothing, BUCKETS_MIN);
+        let mut writer = Writer::new();
+        let full = KEYS_PER_BUCKET as u32 * BUCKETS_MIN;
+        for number in 0..full {
+            // The lowest bit above the bucket's is that by which growth goes.
+            let hash = KeyHash::new(u64::from((number % BUCKETS_MIN) | ((number / BUCKETS_MIN % 2) << 8)));
+            writer.add(&table, hash, locator(number)).unwrap();
+        }
+        assert_eq!(table.state.load().version(), 0);
+        writer.add(&table, KeyHash::new(1), locator(full)).unwrap();
+        assert_eq!((table.state.load().buckets(), table.state.load().version()), (BUCKETS_MIN + 1, 2));
+        assert_eq!(writer.moved, 2);
+    }
 }

@@ -1,6 +1,8 @@
 //! What the tests share: a model of a log, and ways to look at a store.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod failing;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

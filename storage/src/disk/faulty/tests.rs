@@ -1,4 +1,7 @@
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::disk::Disk as _;
 
 fn bytes(disk: &FaultyDisk, path: &str) -> Vec<u8> {
     disk.bytes(Path::new(path)).unwrap_or_default()
