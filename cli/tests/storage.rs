@@ -161,7 +161,7 @@ fn what_is_in_use_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
     let store = Store::open(&path).unwrap();
-    for command in ["inspect", "verify", "dump"] {
+    for command in ["inspect", "verify", "dump", "compact"] {
         let output = run(&[command], &path);
         assert_code(&output, 5);
         assert!(stderr(&output).contains("is open already"), "{}", stderr(&output));
@@ -169,7 +169,7 @@ fn what_is_in_use_is_left_alone() {
     drop(store);
     let node_path = directory.path().join("node");
     let node = NodeDirectory::open(&node_path).unwrap();
-    for command in ["inspect", "verify", "dump"] {
+    for command in ["inspect", "verify", "dump", "compact"] {
         let output = run(&[command], &node_path);
         assert_code(&output, 5);
         assert!(stderr(&output).contains("another process serves"), "{}", stderr(&output));
@@ -184,7 +184,7 @@ fn what_is_no_store_is_said_to_be_none() {
     for path in
         [directory.path().to_path_buf(), directory.path().join("missing"), directory.path().join("file")]
     {
-        for command in ["inspect", "verify", "dump"] {
+        for command in ["inspect", "verify", "dump", "compact"] {
             let output = run(&[command], &path);
             assert_code(&output, 3);
             assert!(stderr(&output).contains("no store"), "{}", stderr(&output));
@@ -245,6 +245,29 @@ fn a_store_is_compacted_and_its_runs_are_looked_at() {
     fs::remove_file(&run_file).unwrap();
     assert_code(&run(&["verify"], &path), 7);
     assert_code(&run(&["dump"], &path), 7);
+}
+
+/// What was written before a record that cannot be read stays, since it may be all that is left; that it is not all is said.
+#[test]
+fn a_dump_that_ends_early_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, file) = (directory.path().join("store"), directory.path().join("dump.ndjson"));
+    let store = Store::builder(&path).compression(paddock_storage::Compression::None).open().unwrap();
+    for key in 0..200 {
+        store.insert(format!("key {key:03}"), "x".repeat(1_000)).unwrap();
+    }
+    store.compact().unwrap();
+    store.close().unwrap();
+    // A checkpoint spares opening the rows.
+    flip(&path.join("runs/00000001.run"), 100_000);
+    let output =
+        paddock(&["storage", "dump", path.to_str().unwrap(), file.to_str().unwrap()]).output().unwrap();
+    assert_code(&output, 7);
+    let records = fs::read_to_string(&file).unwrap().lines().count();
+    assert!(records > 50 && records < 200, "{records}");
+    let told = stderr(&output);
+    let expected = format!("{}: not complete, {records} records: {}", file.display(), path.display());
+    assert!(told.contains(&expected) && told.contains("corrupt at byte"), "{told}");
 }
 
 #[test]

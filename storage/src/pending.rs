@@ -35,7 +35,8 @@ impl Batch {
 
     /// Takes the first `count` entries off.
     fn split(&mut self, count: u32) -> Batch {
-        let at = Frames::new(&self.rows).offset_of(count);
+        // Most often all of them: then there is nothing to look for.
+        let at = if count == self.count { self.rows.len() } else { Frames::new(&self.rows).offset_of(count) };
         let Batch { handle, offset, first, .. } = *self;
         let front = Batch { handle, offset, first, rows: self.rows.slice(..at), count };
         self.rows = self.rows.slice(at..);

@@ -44,7 +44,7 @@ fn dump(stores: &[OfflineStore], flags: &StorageDump, out: &mut impl Write) -> a
         let records = store.dump(flags.uncommitted)?;
         let (through, left_out, mut count) = (records.through(), records.left_out(), 0_u64);
         for record in records {
-            let record = record?;
+            let record = record.with_context(|| format!("{}: not complete, {count} records", written()))?;
             let about = About {
                 version: Some(record.version.0),
                 expires_at_ms: record.expires_at_ms,

@@ -23,7 +23,7 @@ pub struct Report {
     /// The last entry of the log.
     pub last: Position,
     /// Everything up to here the log knows to be committed. Where the newest segment says nothing of it, and not all was
-    /// read, less than the log knows.
+    /// read, less than the log knows. Of a standalone store, all that it has.
     pub known_commit: Sequence,
     /// The first entry that the log still has.
     pub log_first: Sequence,

@@ -311,6 +311,9 @@ impl Rows {
     /// ```
     #[must_use]
     pub fn take(&self, take: u32) -> Rows {
+        if take >= self.count {
+            return self.clone();
+        }
         let end = self.frames().offset_of(take);
         Rows { bytes: self.bytes.slice(..end), count: self.count.min(take) }
     }
