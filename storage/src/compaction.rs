@@ -2,7 +2,7 @@
 //!
 //! - [`policy`] says what to do next: pure, from sizes and garbage.
 //! - [`merge`] says which rows stay, and why that is right: pure.
-//! - [`pace`] says how fast.
+//! - [`pace`] says how fast, and [`ration`] how fast writers may be when that is too slow for them.
 //! - [`worker`] does it, one step after the other: a flush of a frozen tail, a [`mod@slice`] of a merge.
 //! - [`site`] is what it works on, and the order in which its results come to count.
 //! - [`beginning`] lets the log's beginning go, once nothing needs it any more.
@@ -20,6 +20,7 @@ pub(crate) mod merge;
 mod output;
 pub(crate) mod pace;
 pub(crate) mod policy;
+mod ration;
 pub(crate) mod site;
 mod slice;
 mod sources;
@@ -42,6 +43,15 @@ use worker::Worker;
 
 /// While somebody is there but there is nothing to do, it is looked again after this long: then it may be quiet.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Who wants to work and finds somebody at it looks again after this long whether it is still necessary.
+const ANOTHER_LOOK: Duration = Duration::from_millis(5);
+
+/// So long it waits at least for rows to expire, which may be many, one after the other.
+const EXPIRY_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// And so long at most: the clock may be set.
+const EXPIRY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// After a full disk it is tried again after this long, or when something happens.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -116,6 +126,12 @@ impl Compaction {
         Ok(())
     }
 
+    /// `told` is called, on whatever thread, whenever a part of the log may go because it was flushed.
+    pub(crate) fn when_settled(&self, told: impl Fn() + Send + Sync + 'static) {
+        // There is one owner of the log, and it asks once.
+        let _ = self.shared.site.on_settled.set(Box::new(told));
+    }
+
     /// A tail is about to be frozen; these are the epochs of the log.
     pub(crate) fn note_epochs(&self, epochs: &[EpochStart]) {
         *self.shared.site.epochs.lock() = epochs.to_vec();
@@ -161,13 +177,33 @@ impl Compaction {
         self.shared.release_log()
     }
 
-    /// Waits until so few tails are waiting that more may be written. [`Error::Poisoned`] when compaction has failed.
-    pub(crate) fn admit(&self) -> Result<()> {
+    /// Removes the files of segments that are forgotten, if the thread did not come to it.
+    pub(crate) fn remove_buried(&self) {
+        self.shared.site.remove_buried();
+    }
+
+    /// Waits until so few tails are waiting that so many bytes may be written. [`Error::Poisoned`] when compaction has failed.
+    pub(crate) fn admit(&self, bytes: u64) -> Result<()> {
         let flow = &self.shared.site.flow;
-        if self.thread.lock().is_none() && flow.is_congested() {
-            return self.work_while(|| flow.is_congested());
+        if flow.is_congested() && self.thread.lock().is_none() {
+            self.flush_one()?;
         }
-        flow.wait_for_room()
+        flow.wait_for_room(bytes)
+    }
+
+    /// Works until a writer may go on. Whoever else works sees to waiting tails, too: they are not waited for to their end.
+    fn flush_one(&self) -> Result<()> {
+        let flow = &self.shared.site.flow;
+        while flow.is_congested() {
+            let Some(mut worker) = self.shared.worker.try_lock_for(ANOTHER_LOOK) else { continue };
+            let stepped = worker.step(&self.shared.site);
+            if !self.shared.note(stepped)? {
+                break;
+            }
+        }
+        // Nobody goes on working, so there is nothing to wait for either.
+        flow.set_rate(None);
+        Ok(())
     }
 
     /// Whether a writer should wait. Where nobody compacts by itself it is so until somebody does.
@@ -189,6 +225,7 @@ impl Compaction {
     }
 
     /// Does what there is to do, on the caller's thread.
+    #[cfg(test)]
     pub(crate) fn work_while(&self, mut more: impl FnMut() -> bool) -> Result<()> {
         let mut worker = self.shared.worker.lock();
         while more() {
@@ -265,7 +302,8 @@ impl Shared {
         }
     }
 
-    /// Does all there is to do. Says after how long there may be more: while somebody is there, and after a full disk.
+    /// Does all there is to do. Says when there may be more, if nothing happens before: once nobody is there, when something has
+    /// expired, and after a full disk.
     fn work(&self) -> Result<Option<Duration>> {
         loop {
             // Let go of between steps: others may want something done at once.
@@ -274,10 +312,12 @@ impl Shared {
             let is_released = self.release_log()?;
             let stepped = worker.step(&self.site);
             if !self.note(stepped)? {
-                return Ok(if is_released {
-                    worker.is_busy().then_some(LOOK_AGAIN)
-                } else {
-                    Some(TRY_AGAIN)
+                let expiry = worker.until_next_expiry(&self.site);
+                let expiry = expiry.map(|wait| wait.clamp(EXPIRY_WAIT_MIN, EXPIRY_WAIT_MAX));
+                return Ok(match is_released {
+                    false => Some(TRY_AGAIN),
+                    true if worker.is_busy() => Some(LOOK_AGAIN),
+                    true => expiry,
                 });
             }
             self.site.checkpoint_index();

@@ -183,7 +183,8 @@ impl Contents {
         self.settled.store(through.0, Release);
     }
 
-    /// How many keys have a value, as of what is applied. With cold runs an estimate: see [`Pointing::point`].
+    /// How many keys have a value, as of what is applied. With cold runs an estimate:
+    /// [`crate::Readable::len`] says how far off.
     pub(crate) fn records(&self) -> u64 {
         self.parts.lock().records
     }

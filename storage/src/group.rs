@@ -229,6 +229,14 @@ impl Duties for Shared {
         let _guard = PoisonOnPanic(self);
         self.sync_beside(ReplicatedStore::begin_mark);
     }
+
+    fn release_log(&self) {
+        let _guard = PoisonOnPanic(self);
+        if let Some(store) = self.store.lock().as_mut() {
+            // A failure has poisoned the store; the next caller is told.
+            let _ = store.let_log_go();
+        }
+    }
 }
 
 /// A panic beside the turns, in the disk's code, ends all writing like one in a turn.

@@ -1,7 +1,8 @@
 //! A store's own thread, for what would only hold its writers up.
 //!
-//! It waits until something is due: an fsync for writes that did not wait for theirs, a segment that will be needed, or the
-//! durable marker once nobody has written for a while. None of it is under the writers' lock but for moments. There is
+//! It waits until something is due: an fsync for writes that did not wait for theirs, a segment that will be needed, the
+//! durable marker once nobody has written for a while, or a part of the log that nobody needs any more. None of it is under the
+//! writers' lock but for moments. There is
 //! no thread before the first such thing.
 //!
 //! What it does not do: it decides nothing about the log. The store tells it what is due, and takes its results.
@@ -19,6 +20,8 @@ pub(crate) trait Duties: Send + Sync {
     fn sync(&self);
     /// Writes that everything is durable, if nothing says so yet.
     fn mark_durable(&self);
+    /// Lets go of the log's beginning, as far as it was flushed.
+    fn release_log(&self);
 }
 
 /// The thread, and what it waits for. Dropping it ends the thread.
@@ -46,6 +49,7 @@ struct State {
     stopping: bool,
     sync_at: Option<Instant>,
     mark_at: Option<Instant>,
+    release_is_due: bool,
     duties: Option<Weak<dyn Duties>>,
     job: Option<Job>,
 }
@@ -57,6 +61,7 @@ enum Due {
     Job(Job),
     Sync(Arc<dyn Duties>),
     Mark(Arc<dyn Duties>),
+    Release(Arc<dyn Duties>),
     End,
 }
 
@@ -135,6 +140,12 @@ impl Board {
         }
     }
 
+    /// A tail was flushed: its part of the log may go, though nobody should write any more.
+    pub(crate) fn release_log(&self) {
+        self.state.lock().release_is_due = true;
+        self.told.notify_one();
+    }
+
     /// Whether an fsync is still due.
     pub(crate) fn is_sync_due(&self) -> bool {
         self.sync_is_due.load(Ordering::SeqCst)
@@ -160,6 +171,7 @@ impl Board {
             Due::Job(job) => job(),
             Due::Sync(duties) => duties.sync(),
             Due::Mark(duties) => duties.mark_durable(),
+            Due::Release(duties) => duties.release_log(),
             Due::End => return false,
         }
         true
@@ -188,6 +200,10 @@ impl Board {
                 }
             } else if let Some(job) = state.job.take() {
                 return Due::Job(job);
+            } else if std::mem::take(&mut state.release_is_due) {
+                if let Some(duties) = state.duties() {
+                    return Due::Release(duties);
+                }
             } else {
                 self.wait(&mut state);
             }

@@ -93,7 +93,7 @@ impl Options {
     }
 
     /// After how many bytes of log their rows are written to runs, in the order of their keys. By default a twelfth of the
-    /// store's live bytes, at least 8 MiB; and whatever this is, before the memory for it is used up. Less costs more
+    /// store's live bytes, at least 2 MiB; and whatever this is, before the memory for it is used up. Less costs more
     /// writing, more costs space and takes longer to open after a crash.
     ///
     /// ```

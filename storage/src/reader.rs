@@ -91,8 +91,18 @@ pub trait Readable {
         self.get_with(key, |record| record.version)
     }
 
-    /// How many keys have a value: those too that have expired and were not dropped yet. An estimate, about one in a hundred
-    /// off, while part of a store's keys is not in its index for want of memory.
+    /// How many keys have a value: those too that have expired and were not dropped yet. Exact as long as all keys are in the
+    /// index.
+    ///
+    /// While part of them is not, for want of memory (those of *cold* runs), it is an estimate, for counting them would take
+    /// reading them:
+    ///
+    /// - Of the keys that are written for the first time, about one in a hundred is taken for a cold one, and not counted. Nor
+    ///   is a key that is written again after its removal has become cold; and removing such a key once more counts it off.
+    /// - Opening the store counts each row of the cold runs, as if no key were in two of them, or in one and in the index: so
+    ///   keys that were overwritten since their row became cold count twice, until compaction has merged these and the
+    ///   store is opened again. With the garbage that compaction leaves alone that may be half too many.
+    /// - What has expired and was dropped from cold runs is counted until the next opening.
     ///
     /// ```
     /// use paddock_storage::{Readable, Store};

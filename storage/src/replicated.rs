@@ -474,8 +474,8 @@ impl ReplicatedStore {
         }
     }
 
-    /// Makes everything durable, gives unused preallocation back (all but the headroom for a full disk), and lets go
-    /// of the lock. Dropping the store instead is safe too, and is what a crash does.
+    /// Makes everything durable, gives back unused preallocation (all but the headroom for a full disk) and what of the log
+    /// was flushed, and lets go of the lock. Dropping the store instead is safe too, and is what a crash does.
     ///
     /// ```
     /// # use paddock_storage::{LogEntries, Options, ReplicatedStore, RowsBuilder, Sequence};

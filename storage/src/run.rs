@@ -15,6 +15,7 @@
 mod block;
 mod codec;
 mod cursor;
+mod expiry;
 mod format;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
@@ -31,6 +32,7 @@ pub use codec::Compression;
 #[allow(unused_imports, reason = "the engine and compaction are about to use them")]
 pub(crate) use {
     cursor::RunCursor,
+    expiry::{expired_bytes, next_expiry_ms},
     format::LOGICAL_BYTES_MAX,
     reader::{FoundRow, Run, Summary},
     writer::{RunOptions, RunWriter},

@@ -91,13 +91,18 @@ impl Store {
     }
 
     pub(crate) fn open_with(path: &Path, options: Options) -> Result<Store> {
-        let Options { durability, sync_interval, .. } = options;
+        let Options { durability, sync_interval, background, .. } = options;
         let clock = options.clock.clone();
         let mut store = ReplicatedStore::open_kind(path, options, Kind::Standalone)?;
         store.start_maintenance()?;
         let (reader, recovery) = (store.reader(), Arc::new(store.recovery().clone()));
         let path = store.path().into();
         let compaction = store.compaction();
+        if background {
+            // Otherwise who writes or asks for compaction lets go of the log, too.
+            let board = store.board();
+            compaction.when_settled(move || board.release_log());
+        }
         let group = Arc::new(Group::new(store, sync_interval));
         Ok(Store { group, compaction, reader, recovery, path, durability, clock })
     }
@@ -524,7 +529,7 @@ impl Store {
         durability: Option<Durability>,
     ) -> Result<std::result::Result<Sequence, Conflict>> {
         let durability = durability.unwrap_or(self.durability);
-        self.compaction.admit()?;
+        self.compaction.admit(rows.encoded().len() as u64)?;
         Ok(match self.group.submit(Request { rows, conditions, durability })? {
             Outcome::Written(sequence) => Ok(sequence),
             Outcome::Refused(key, current) => Err(Conflict { key, current }),

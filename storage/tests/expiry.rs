@@ -5,7 +5,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use paddock_storage::disk::FaultyDisk;
 use paddock_storage::{Clock, Readable, Store, WriteOptions};
@@ -54,4 +54,34 @@ fn counts_are_exact_after_compaction() {
     assert_eq!((stats.records, stats.live_bytes), (1, lasting_bytes));
     drop(store);
     assert_eq!(open(&disk, &now_ms).len(), 1);
+}
+
+/// A store that nobody uses gives the space of what expires back, without being asked.
+#[test]
+fn an_idle_store_drops_what_expires() {
+    let (disk, now_ms) = (FaultyDisk::new(), Arc::new(AtomicU64::new(NOW_MS)));
+    let clock = now_ms.clone();
+    let builder = Store::builder("/data/store").clock(Clock::from_fn(move || clock.load(Ordering::Relaxed)));
+    let builder = builder.flush_bytes(32 << 10).run_bytes(16 << 10).mark_idle_after(None);
+    let store = builder.disk(Arc::new(disk.clone())).open().unwrap();
+    store.insert("lasting", "x").unwrap();
+    let mut batch = store.batch();
+    for number in 0..1_000_u32 {
+        // Soon, for compaction then looks soon: here time passes only when it is told to.
+        let ttl = Duration::from_millis(10 + u64::from(number % 10));
+        batch.insert_with(number.to_be_bytes(), [7; 50], WriteOptions::new().ttl(ttl)).unwrap();
+    }
+    store.write(batch).unwrap();
+    let wait_until = |what: &str, is_so: &dyn Fn(&Store) -> bool| {
+        let begun = Instant::now();
+        while !is_so(&store) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{what}: {:?}", store.stats());
+            std::thread::yield_now();
+        }
+    };
+    wait_until("flushed", &|store| store.stats().unwrap().compaction.flushes == 1);
+    assert_eq!(store.len(), 1_001);
+    now_ms.store(NOW_MS + 60, Ordering::Relaxed);
+    wait_until("dropped", &|store| store.len() == 1);
+    assert_eq!(contents(&store).len(), 1);
 }

@@ -3,7 +3,7 @@
 //!
 //! 1. The owner, who knows the segments, says where the log may begin.
 //! 2. FILES says so, durably. From here on opening removes what is before.
-//! 3. The owner sees that, forgets these segments, and hands their files over.
+//! 3. The owner sees that (with its next apply, or its own thread is told), forgets these segments, and hands their files over.
 //! 4. Their names leave the disk.
 //!
 //! A crash in between leaves segments that opening removes. A full disk leaves everything as it was, for another try.
@@ -47,17 +47,23 @@ impl Beginning {
 impl Site {
     /// Steps 2 and 4, as far as there is anything to do.
     pub(crate) fn release_log(&self) -> Result<()> {
+        self.remove_buried();
+        let wanted = Sequence(self.beginning.wanted.load(Acquire));
+        if wanted > self.beginning.published() {
+            let first = self.note_log_first(wanted)?;
+            self.beginning.published.store(first.0, Release);
+            self.tell_owner();
+        }
+        Ok(())
+    }
+
+    /// Step 4.
+    pub(super) fn remove_buried(&self) {
         let left = std::mem::take(&mut *self.beginning.left.lock());
         for file in left {
             // Should this fail: FILES says already that it does not count, and opening removes it.
             let _ = self.directory.disk.remove(file.path());
         }
-        let wanted = Sequence(self.beginning.wanted.load(Acquire));
-        if wanted > self.beginning.published() {
-            let first = self.note_log_first(wanted)?;
-            self.beginning.published.store(first.0, Release);
-        }
-        Ok(())
     }
 
     /// Has FILES say that the log begins here, unless it says that it begins later. Returns what it says.

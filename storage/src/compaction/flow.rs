@@ -1,13 +1,17 @@
-//! Who waits for whom: compaction for something to do, writers for tails to be flushed.
+//! Who waits for whom: compaction for something to do, writers for tails to be flushed, and for what they are rationed to while
+//! compaction is behind.
 //!
-//! A writer who may block waits here. One who may not asks, goes away, and is called when there is room again.
+//! A writer who may block waits here. One who may not asks whether there is room, goes away, and is called when there is again.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::ration::Ration;
 use crate::error::{Error, Result};
 
 /// More frozen tails than this, and writers wait. Beside them there is the growing one.
@@ -20,6 +24,8 @@ pub(crate) struct Flow {
     /// Told of every change.
     told: Condvar,
     relieved: Mutex<Option<Bell>>,
+    /// Whether there may be a reason to look closer before a write.
+    hinders: AtomicBool,
 }
 
 /// Who is called when a writer no longer has to wait.
@@ -42,6 +48,9 @@ struct State {
     disk_full: bool,
     failure: Option<String>,
     closed: bool,
+    /// Bytes per second for all writers, while compaction is behind.
+    rate: Option<u64>,
+    ration: Ration,
 }
 
 impl Flow {
@@ -58,6 +67,17 @@ impl Flow {
         self.change(|state| state.frozen = frozen() as u64);
     }
 
+    /// Holds writers to so many bytes per second, or to nothing.
+    pub(crate) fn set_rate(&self, bytes_per_second: Option<u64>) {
+        let mut state = self.state.lock();
+        let ends = state.rate.is_some() && bytes_per_second.is_none();
+        state.rate = bytes_per_second;
+        self.hinders.store(state.hinders(), Release);
+        if ends {
+            self.told.notify_all();
+        }
+    }
+
     /// From now on this is called whenever a writer no longer has to wait, on the thread that brought it about. It must not
     /// block.
     pub(crate) fn when_relieved(&self, call: impl Fn() + Send + Sync + 'static) {
@@ -70,6 +90,7 @@ impl Flow {
             let mut state = self.state.lock();
             let was_congested = state.is_congested();
             change(&mut state);
+            self.hinders.store(state.hinders(), Release);
             self.told.notify_all();
             was_congested && !state.is_congested()
         };
@@ -90,11 +111,19 @@ impl Flow {
         self.state.lock().is_congested()
     }
 
-    /// Waits until a writer may go on.
-    pub(crate) fn wait_for_room(&self) -> Result<()> {
+    /// Waits until a writer of so many bytes may go on.
+    pub(crate) fn wait_for_room(&self, bytes: u64) -> Result<()> {
+        if !self.hinders.load(Acquire) {
+            return Ok(());
+        }
         let mut state = self.state.lock();
         while state.is_congested() {
             self.told.wait(&mut state);
+        }
+        if let Some(rate) = state.rate_in_force()
+            && let Some(until) = state.ration.spend(bytes, rate, Instant::now())
+        {
+            while state.rate_in_force().is_some() && !self.told.wait_until(&mut state, until).timed_out() {}
         }
         state.check()
     }
@@ -153,7 +182,21 @@ impl Flow {
 
 impl State {
     fn is_congested(&self) -> bool {
-        self.frozen > FROZEN_MAX && !self.disk_full && self.failure.is_none() && !self.closed
+        self.frozen > FROZEN_MAX && self.has_effect()
+    }
+
+    fn rate_in_force(&self) -> Option<u64> {
+        self.rate.filter(|_| self.has_effect())
+    }
+
+    /// Whether anything comes of waiting.
+    fn has_effect(&self) -> bool {
+        !self.disk_full && self.failure.is_none() && !self.closed
+    }
+
+    /// Whether a writer has to wait, or to be told of a failure.
+    fn hinders(&self) -> bool {
+        self.is_congested() || self.rate_in_force().is_some() || self.failure.is_some()
     }
 
     fn check(&self) -> Result<()> {
@@ -196,5 +239,31 @@ mod tests {
             assert!(!flow.is_congested());
             assert_eq!(called.load(Relaxed), 1);
         }
+    }
+
+    /// A rate holds nobody back where nothing would come of it.
+    #[test]
+    fn a_rate_is_in_force_while_compaction_can_catch_up() {
+        let flow = Flow::default();
+        let in_force = || (flow.hinders.load(Acquire), flow.state.lock().rate_in_force().is_some());
+        assert_eq!(in_force(), (false, false));
+        flow.set_rate(Some(1 << 30));
+        assert_eq!(in_force(), (true, true));
+        flow.wait_for_room(1).unwrap();
+        flow.set_disk_full(true);
+        assert_eq!(in_force(), (false, false));
+        flow.set_disk_full(false);
+        assert_eq!(in_force(), (true, true));
+        flow.set_rate(None);
+        assert_eq!(in_force(), (false, false));
+        // A failure is told to whoever writes, and rations nobody.
+        flow.set_rate(Some(1));
+        flow.fail("broken");
+        assert_eq!(in_force(), (true, false));
+        assert!(matches!(flow.wait_for_room(1 << 30), Err(Error::Poisoned { .. })));
+        let closed = Flow::default();
+        closed.set_rate(Some(1));
+        closed.close();
+        closed.wait_for_room(1 << 30).unwrap();
     }
 }

@@ -49,9 +49,9 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// Bytes of the rows so far.
-    pub(crate) fn row_bytes(&self) -> u64 {
-        self.row_bytes
+    /// Whether the file is long enough, at so many bytes or as many rows as memory allows.
+    pub(crate) fn is_full(&self, file_bytes: u64) -> bool {
+        self.row_bytes >= file_bytes || self.moved_from.len() as u64 >= self.site.settings.file_rows_max
     }
 
     /// The file, complete and durable; `None` without a row.

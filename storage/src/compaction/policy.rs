@@ -6,17 +6,20 @@
 //!
 //! What it weighs, in this order:
 //!
-//! 1. **Memory**: a frozen tail is flushed at once, as long as there may be another run.
+//! 1. **Memory**: a frozen tail is flushed at once, as long as there may be another run ([`may_flush`]).
 //! 2. **Memory of the hash index**: when there are more entries than the budget allows, the oldest run that is hashed
 //!    leaves the index.
-//! 3. **Reads**: never more than [`Tuning::runs_max`] runs may hold a key. Then a flush waits for the merge that is
-//!    cheapest per run that it saves.
+//! 3. **Reads**: not more than [`Tuning::runs_max`] runs should hold a key. Then a flush waits for the merge that is
+//!    cheapest per run that it saves; but not when writers would have to wait for that, too, unless there are
+//!    [`Tuning::runs_limit`] runs: these never become more.
 //! 4. What was begun is finished, the newest merge first, since it is the smallest.
 //! 5. **Space**: when garbage is more than [`Tuning::garbage_permille`] of what is live, the newest runs from some run
 //!    on are merged: from where the most garbage goes for each byte written. For a uniform workload that is all of
 //!    them; where few keys are overwritten again and again it leaves the large old run alone.
 //! 6. **Reads** again: the newest runs are merged when there are more than a few, such that sizes stay geometric.
 //! 7. What costs nothing: runs whose files do not overlap become one without writing a row (a load in key order).
+//!
+//! What has expired is garbage as what was overwritten is (5), as far as the statistics of the files tell.
 //!
 //! Large values are rewritten when their garbage pays for it (5), and not because runs are many: 3 and 6 count bytes,
 //! so a run of large values is the last that they choose.
@@ -26,6 +29,8 @@
 mod windows;
 
 use std::ops::Range;
+
+use super::flow::FROZEN_MAX;
 
 pub(crate) use windows::{Drops, Planned, plan, unfinished};
 use windows::{Unfinished, cheapest, cost};
@@ -121,8 +126,10 @@ pub(crate) enum Reason {
 /// The figures that decide.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tuning {
-    /// No key may be in more runs than this.
+    /// No key should be in more runs than this.
     pub(crate) runs_max: usize,
+    /// No key may be in more runs than this, even while writers are ahead of compaction.
+    pub(crate) runs_limit: usize,
     /// More runs than this are merged although the store is written to.
     pub(crate) runs_busy: usize,
     /// More runs than this are merged when it is idle.
@@ -133,6 +140,8 @@ pub(crate) struct Tuning {
     pub(crate) garbage_bytes_min: u64,
     /// Files shorter than this are not kept as they are by a merge: they would grow many.
     pub(crate) kept_file_bytes_min: u64,
+    /// Unless they have so many rows: then they are short because their rows are.
+    pub(crate) kept_file_rows_min: u64,
 }
 
 impl Tuning {
@@ -141,25 +150,29 @@ impl Tuning {
     /// the live bytes.
     pub(crate) const DEFAULT: Tuning = Tuning {
         runs_max: 8,
+        runs_limit: 12,
         runs_busy: 6,
         runs_idle: 4,
         garbage_permille: 450,
-        garbage_bytes_min: 4 << 20,
+        garbage_bytes_min: 1 << 20,
         kept_file_bytes_min: 4 << 20,
+        kept_file_rows_min: 8 << 10,
     };
 }
 
 const _: () = assert!(Tuning::DEFAULT.runs_idle <= Tuning::DEFAULT.runs_busy);
 // A merge of everything has room for another run beside it.
 const _: () = assert!(Tuning::DEFAULT.runs_busy + 1 < Tuning::DEFAULT.runs_max);
+const _: () = assert!(Tuning::DEFAULT.runs_max < Tuning::DEFAULT.runs_limit);
 
 /// A tail is flushed when it is this part of the live bytes.
 const TAIL_SHARE: u64 = 12;
-const TAIL_BYTES_MIN: u64 = 8 << 20;
+const TAIL_BYTES_MIN: u64 = 2 << 20;
 const TAIL_BYTES_MAX: u64 = 1 << 30;
 
-/// Its memory is at most this part of what the indexes may take: with it and those that wait to be flushed, a third.
-const TAIL_MEMORY_SHARE: u64 = 16;
+/// Its memory is at most this part of what the indexes may take: with it and those that wait to be flushed, three tenths. The
+/// hash index has five eighths; the rest is for what compaction notes of the rows that it moves.
+const TAIL_MEMORY_SHARE: u64 = 20;
 
 /// Whether a tail is to be frozen and flushed: of its bytes in the log, those of its memory, the live bytes of the store,
 /// and what its indexes may take in memory.
@@ -213,7 +226,7 @@ impl RunState<'_> {
     }
 }
 
-impl StoreState<'_> {
+impl<'a> StoreState<'a> {
     fn bytes(&self, runs: Range<usize>) -> u64 {
         self.runs[runs].iter().map(RunState::bytes).sum()
     }
@@ -223,7 +236,11 @@ impl StoreState<'_> {
     /// Of cold runs nobody counts what is overwritten. There the worst is taken to be true, that each newer row replaces
     /// an older one: then the largest run is all that is live.
     pub(crate) fn garbage_bytes(&self) -> u64 {
-        let known = self.runs.iter().map(RunState::garbage_bytes).sum();
+        self.garbage(FileState::garbage_bytes)
+    }
+
+    fn garbage(&self, of: impl Fn(&FileState<'a>) -> u64) -> u64 {
+        let known = self.runs.iter().flat_map(|run| &run.files).map(of).sum();
         if !self.runs.iter().any(|run| run.cold) {
             return known;
         }
@@ -236,12 +253,30 @@ impl StoreState<'_> {
         let outputs = unfinished(&self.runs).filter(|window| window.output.is_some()).count();
         self.runs.len() - outputs
     }
+
+    /// Whether compaction cannot keep up with the writers: there are too many runs for another one, or there is
+    /// half as much garbage again as that with which a merge begins.
+    pub(crate) fn is_behind(&self, tuning: &Tuning) -> bool {
+        // What has expired or was deleted is not more the faster they write.
+        let garbage = self.garbage(FileState::shadowed_bytes);
+        let live = self.bytes(0..self.runs.len()) - garbage;
+        let limit = u128::from(live) * u128::from(tuning.garbage_permille);
+        let much = garbage >= 4 * tuning.garbage_bytes_min && u128::from(garbage) * 2_000 > 3 * limit;
+        much || self.overlap() >= tuning.runs_max
+    }
+}
+
+/// Whether a tail may become another run, where so many runs may hold a key and so many tails wait.
+pub(crate) fn may_flush(overlap: usize, frozen: usize, tuning: &Tuning) -> bool {
+    // With one more tail, writers would wait.
+    let urgent = frozen as u64 >= FROZEN_MAX;
+    frozen > 0 && overlap < if urgent { tuning.runs_limit } else { tuning.runs_max }
 }
 
 /// What to do next.
 pub(crate) fn next_job(state: &StoreState<'_>, tuning: &Tuning) -> Job {
     let (overlap, count) = (state.overlap(), state.runs.len());
-    if state.frozen > 0 && overlap < tuning.runs_max {
+    if may_flush(overlap, state.frozen, tuning) {
         return Job::Flush;
     }
     if let Some(runs) = runs_to_cool(state) {

@@ -13,9 +13,9 @@
 //! both. When 2 fails, nobody knows which FILES there is, so both old and new files stay, and nothing is written any more;
 //! but for a full disk, which is certain to have left the old one.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -34,13 +34,16 @@ use crate::header::StoreId;
 use crate::index_checkpoint::{When, write_if_due};
 use crate::memory::Memory;
 use crate::position::{EpochStart, Sequence};
-use crate::run::{Compression, Run};
+use crate::run::{Compression, Run, expired_bytes};
 use crate::view::{FrozenTail, RunFile, SortedRun, View};
 
 use paddock_index::PackedLocator;
 
 pub(crate) const FILE_BYTES_MAX: u64 = 256 << 20;
-const FILE_BYTES_MIN: u64 = 16 << 20;
+const FILE_BYTES_MIN: u64 = 8 << 20;
+
+/// However little memory there is, files may have so many rows: else they would grow many.
+const FILE_ROWS_MIN: u64 = 16 << 10;
 
 /// What an entry of the hash index takes at most, with what is free around it: some 20 bytes where there are many, more in
 /// small indexes.
@@ -55,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) file_bytes_max: u64,
     /// A store that merges little makes shorter ones, but none shorter than this.
     pub(crate) file_bytes_min: u64,
+    /// No file has more rows than this, and no slice drops more: of each one there is a note in memory meanwhile.
+    pub(crate) file_rows_max: u64,
     /// How many entries the hash index may have.
     pub(crate) hash_entries_max: u64,
 }
@@ -77,6 +82,8 @@ pub(crate) struct Site {
     pub(crate) brake: Brake,
     pub(crate) flow: Flow,
     pub(crate) figures: Figures,
+    /// Told when a tail has been flushed and nothing of it is read from the log any more, and when FILES says so.
+    pub(crate) on_settled: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// What was done since opening.
@@ -142,14 +149,17 @@ impl Settings {
     }
 
     /// Those of a store with so much memory. Of what the indexes may take the hash index has five eighths; the rest is
-    /// for tails ([`super::policy::tail_is_due`]), and for what is written while a run becomes cold.
+    /// for tails ([`super::policy::tail_is_due`]), for what is written while a run becomes cold, and for what is noted of rows
+    /// on their way: at most a sixteenth. (A flush may be made in the middle of a slice; it has as many rows as a tail.)
     pub(crate) fn new(compression: Compression, memory: &Memory) -> Settings {
-        let hash_bytes = memory.index_bytes_max() / 8 * 5;
+        let index_bytes = memory.index_bytes_max();
+        let hash_bytes = index_bytes / 8 * 5;
         Settings {
             compression,
             tuning: Tuning::DEFAULT,
             file_bytes_max: FILE_BYTES_MAX,
             file_bytes_min: FILE_BYTES_MIN,
+            file_rows_max: (index_bytes / 2_048).max(FILE_ROWS_MIN),
             hash_entries_max: hash_bytes / HASH_ENTRY_BYTES,
         }
     }
@@ -167,7 +177,7 @@ impl Site {
     ) -> Site {
         let store_id = catalogue.lock().store_id;
         let epochs = Mutex::default();
-        let (beginning, brake, flow, figures) = Default::default();
+        let (beginning, brake, flow, figures, on_settled) = Default::default();
         Site {
             contents,
             directory,
@@ -182,6 +192,7 @@ impl Site {
             brake,
             flow,
             figures,
+            on_settled,
         }
     }
 
@@ -265,6 +276,19 @@ impl Site {
         Ok(())
     }
 
+    /// Nothing of what was written up to here is read from the log any more.
+    pub(crate) fn settled(&self, through: Sequence) {
+        self.contents.set_settled(through);
+        self.tell_owner();
+    }
+
+    /// A part of the log may go, or has gone: its owner has something to do.
+    pub(super) fn tell_owner(&self) {
+        if let Some(told) = self.on_settled.get() {
+            told();
+        }
+    }
+
     /// Notes where rows are now, for the next opening, if much has changed.
     pub(crate) fn checkpoint_index(&self) {
         // Where it fails, opening takes longer, and nothing else.
@@ -329,8 +353,9 @@ pub(crate) fn describe<'r>(runs: &'r [LiveRun], files: &FileTable, now_ms: Optio
     let file = |file: &'r RunFile, cold: bool| -> FileState<'r> {
         let summary = file.run.summary();
         let statistics = &summary.statistics;
-        // Nobody counts what has expired; that something has is known. Asked to drop everything, compaction looks.
+        // Asked to drop everything, compaction looks also where it is only known that something has expired.
         let has_expired = statistics.expires_at_ms_min.zip(now_ms).is_some_and(|(min, now)| min <= now);
+        let expired = now_ms.map_or(0, |now_ms| expired_bytes(&statistics.expiry_steps, now_ms));
         let mut state = FileState {
             first: summary.first_key(),
             last: summary.last_key(),
@@ -338,7 +363,7 @@ pub(crate) fn describe<'r>(runs: &'r [LiveRun], files: &FileTable, now_ms: Optio
             live_bytes: None,
             rows: statistics.rows,
             tombstones: statistics.tombstones,
-            expired_bytes: u64::from(has_expired),
+            expired_bytes: expired.max(u64::from(has_expired)),
         };
         if let Some(entry) = files.get(file.handle).filter(|_| !cold) {
             state.live_bytes = Some(entry.live_bytes().min(state.bytes));

@@ -15,9 +15,6 @@ use crate::contents::Gone;
 use crate::error::Result;
 use crate::view::{RunFile, SortedRun};
 
-/// A slice also ends when it has dropped so many keys: they are remembered until the hash index has forgotten them.
-const GONE_MAX: usize = 1 << 18;
-
 /// Which runs become which.
 #[derive(Clone, Debug)]
 pub(crate) struct Slice {
@@ -69,7 +66,8 @@ impl Slice {
             if let Some(before) = before.as_ref().filter(|before| key >= &before[..]) {
                 break Some(before.clone());
             }
-            if output.row_bytes() >= file_bytes || gone.len() >= GONE_MAX {
+            // What was dropped is remembered, too, until the hash index has forgotten it.
+            if output.is_full(file_bytes) || gone.len() as u64 >= site.settings.file_rows_max {
                 break Some(key.to_vec());
             }
             let Some((source, fate)) = merge.next()? else { break None };

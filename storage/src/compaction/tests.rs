@@ -59,12 +59,13 @@ pub(super) struct Workshop {
 pub(super) struct Plan {
     pub(super) hash_entries_max: u64,
     pub(super) file_bytes: u64,
+    pub(super) file_rows_max: u64,
     pub(super) expiry: bool,
 }
 
 impl Default for Plan {
     fn default() -> Plan {
-        Plan { hash_entries_max: u64::MAX, file_bytes: 4 << 10, expiry: true }
+        Plan { hash_entries_max: u64::MAX, file_bytes: 4 << 10, file_rows_max: u64::MAX, expiry: true }
     }
 }
 
@@ -89,6 +90,7 @@ impl Workshop {
             tuning: TUNING,
             file_bytes_max: plan.file_bytes,
             file_bytes_min: plan.file_bytes,
+            file_rows_max: plan.file_rows_max,
             hash_entries_max: plan.hash_entries_max,
             ..Settings::new(Compression::default(), &memory)
         };

@@ -7,18 +7,20 @@
 //! slice does not mind: a flush only adds a run behind all others.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::merge::Rules;
 use super::output::{Meter, Output};
 use super::pace::Pace;
-use super::policy::{Job, Planned, StoreState, next_job, plan, requested_job};
+use super::policy::{Job, Planned, StoreState, may_flush, next_job, plan, requested_job};
+use super::ration::Speed;
 use super::site::{Edit, LiveRun, Site, Written, describe};
 use super::slice::{Slice, after_slice};
 use crate::error::{Error, Result};
 use crate::file_table::{Source, is_tombstone};
 use crate::position::Sequence;
 use crate::row_buffer::with_buffer;
+use crate::run::next_expiry_ms;
 use crate::view::{FrozenTail, RunFile, SortedRun};
 
 /// See the module. There is one, behind a lock: whoever has it is the one.
@@ -27,6 +29,13 @@ pub(crate) struct Worker {
     /// Everything up to here is in the runs.
     flushed: Sequence,
     pace: Pace,
+    speed: Speed,
+    /// Whether the last step brought something about.
+    is_working: bool,
+    /// The most runs that may hold a key, as of the last step and the flushes since.
+    overlap: usize,
+    /// Whether writers were too fast for it, as of the last step.
+    is_behind: bool,
     begun: Instant,
     /// What somebody asked for has to become one run without garbage.
     request: Option<Request>,
@@ -43,8 +52,18 @@ struct Request {
 impl Worker {
     /// `runs`: those of the store's view, in their order.
     pub(crate) fn new(runs: Vec<LiveRun>, flushed: Sequence) -> Worker {
-        let pace = Pace::new(std::time::Duration::ZERO);
-        Worker { runs, flushed, pace, begun: Instant::now(), request: None }
+        let pace = Pace::new(Duration::ZERO);
+        Worker {
+            runs,
+            flushed,
+            pace,
+            speed: Speed::default(),
+            is_working: false,
+            overlap: 0,
+            is_behind: false,
+            begun: Instant::now(),
+            request: None,
+        }
     }
 
     /// Does the next step. False: there is nothing to do. Once compaction was stopped there is none: the directory may be
@@ -63,24 +82,46 @@ impl Worker {
         site.map_files(&files);
         let now_ms = self.request.map_or_else(|| site.now_ms(), |request| request.now_ms);
         let state = self.state(site, describe(&self.runs, &files, now_ms));
-        match choose(&state) {
-            Job::Nothing => return Ok(false),
-            Job::Flush => {
-                drop(state);
-                self.flush(site)?;
-            }
-            Job::Cool { runs } => {
-                drop(state);
-                self.cool(site, runs)?;
-            }
+        let job = choose(&state);
+        let (overlap, is_behind) = (state.overlap(), state.is_behind(&site.settings.tuning));
+        let planned = match &job {
             Job::Merge { runs, cold, drops, .. } => {
-                let planned = plan(&state.runs[runs.clone()], cold, drops, &site.settings.tuning);
-                let slice = Slice::new(&state, runs, cold, drops);
-                drop(state);
-                self.merge(site, &slice, planned)?;
+                let planned = plan(&state.runs[runs.clone()], *cold, *drops, &site.settings.tuning);
+                Some((planned, Slice::new(&state, runs.clone(), *cold, *drops)))
+            }
+            _ => None,
+        };
+        drop(state);
+        self.begin(site, job != Job::Nothing, overlap, is_behind);
+        match job {
+            Job::Nothing => return Ok(false),
+            Job::Flush => self.flush(site)?,
+            Job::Cool { runs } => self.cool(site, runs)?,
+            Job::Merge { .. } => {
+                if let Some((planned, slice)) = planned {
+                    self.merge(site, &slice, planned)?;
+                }
             }
         }
         Ok(true)
+    }
+
+    /// Notes how things stand as a step begins, if there is one.
+    fn begin(&mut self, site: &Site, is_working: bool, overlap: usize, is_behind: bool) {
+        if is_working && !self.is_working {
+            self.speed.begin(self.begun.elapsed());
+        }
+        self.is_working = is_working;
+        self.overlap = overlap;
+        self.is_behind = is_working && is_behind;
+        self.ration(site);
+    }
+
+    /// Says how fast writers may be.
+    fn ration(&self, site: &Site) {
+        let too_many = self.overlap >= site.settings.tuning.runs_max;
+        let is_behind = self.is_behind || self.is_working && too_many;
+        site.flow.set_rate(self.speed.writers().filter(|_| is_behind));
     }
 
     /// Makes one run of everything that is flushed or frozen now.
@@ -89,6 +130,7 @@ impl Worker {
         self.request = Some(Request { now_ms: site.now_ms(), through });
         let outcome = self.fulfil(site, through);
         self.request = None;
+        site.flow.set_rate(None);
         outcome
     }
 
@@ -106,6 +148,15 @@ impl Worker {
                 return Ok(());
             }
         }
+    }
+
+    /// How long until more of the runs has expired than now, as far as they say.
+    pub(crate) fn until_next_expiry(&self, site: &Site) -> Option<Duration> {
+        let now_ms = site.now_ms()?;
+        let files = self.runs.iter().flat_map(|run| &run.sorted.files);
+        let next_ms =
+            files.filter_map(|file| next_expiry_ms(&file.run.summary().statistics.expiry_steps, now_ms));
+        next_ms.min().map(|next_ms| Duration::from_millis(next_ms - now_ms))
     }
 
     /// Whether somebody reads or writes, as far as is known.
@@ -131,11 +182,15 @@ impl Worker {
 
     /// Accounts for bytes that were moved: waits as long as the pace says, and sees to it that no tail waits meanwhile.
     fn pause(&mut self, site: &Site, bytes: u64, in_flush: bool) -> Result<()> {
-        while !in_flush && site.flow.frozen() > 0 && self.runs.len() < site.settings.tuning.runs_max {
+        self.speed.moved(bytes, self.begun.elapsed());
+        self.ration(site);
+        let tuning = &site.settings.tuning;
+        while !in_flush && may_flush(self.overlap, site.contents.view().frozen.len(), tuning) {
             self.flush(site)?;
         }
-        // Who asked for everything waits for it.
-        let debt = if self.request.is_some() { u64::MAX } else { site.flow.frozen() };
+        // Who asked for everything waits for it, and so does who writes while it is behind.
+        let unbounded = self.request.is_some() || self.is_behind;
+        let debt = if unbounded { u64::MAX } else { site.flow.frozen() };
         let wait = self.pace.spend(bytes, self.begun.elapsed(), site.contents.foreground(), debt);
         if site.brake.wait(wait) { Ok(()) } else { Err(Error::Closed) }
     }
@@ -159,7 +214,7 @@ impl Worker {
                 return Ok(());
             }
             output.push(row, Some(place))?;
-            if output.row_bytes() >= file_bytes {
+            if output.is_full(file_bytes) {
                 written.extend(output.finish()?);
             }
             meter.add(row.bytes.len()).map_or(Ok(()), |bytes| self.pause(site, bytes, true))
@@ -173,6 +228,7 @@ impl Worker {
         if !files.is_empty() {
             let sorted = SortedRun { files: files.clone(), from: None, cold: false };
             runs.push(LiveRun { sorted, first: self.flushed.next(), last: tail.last });
+            self.overlap += 1;
         }
         self.publish(site, Edit { runs, flushed: Some(tail) }, &files)?;
         self.flushed = tail.last;
@@ -181,7 +237,7 @@ impl Worker {
             site.count(|figures| &figures.flushed_bytes, file.run.summary().file_bytes);
         }
         site.contents.forget_rows(&gone);
-        site.contents.set_settled(tail.last);
+        site.settled(tail.last);
         site.count(|figures| &figures.flushes, 1);
         Ok(())
     }

@@ -415,6 +415,8 @@ impl ReplicatedStore {
             self.poisoning(cut)?;
             self.active.allocated = kept;
         }
+        self.release_log()?;
+        self.compaction.0.remove_buried();
         // A help for the next opening, which does without where it fails.
         let _ = write_if_due(&self.directory, self.manifest.store_id, &self.contents, When::Closing);
         Ok(())

@@ -23,7 +23,7 @@ pub enum LogRetention {
 impl ReplicatedStore {
     /// Sees to it that segments go that nobody needs any more. Asks the compaction's thread to do what takes the disk's time,
     /// and forgets the segments that it is done with.
-    pub(super) fn let_log_go(&mut self) -> Result<()> {
+    pub(crate) fn let_log_go(&mut self) -> Result<()> {
         let settled = self.contents.settled();
         if settled > self.released {
             self.released = settled;
@@ -53,6 +53,7 @@ impl ReplicatedStore {
     /// retention lets them go. A full disk is no error: they go another time.
     pub(crate) fn release_log(&mut self) -> Result<()> {
         self.writable()?;
+        self.released = self.contents.settled();
         self.forget_released();
         let count = self.releasable();
         if count == 0 {

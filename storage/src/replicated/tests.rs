@@ -315,3 +315,19 @@ fn a_cut_takes_seals_back() {
         }
     }
 }
+
+/// What was flushed since the last write leaves the log when the store is closed.
+#[test]
+fn closing_lets_go_of_what_was_flushed() {
+    let disk = FaultyDisk::new();
+    let options = Options::new().disk(Arc::new(disk.clone())).background_compaction(false).flush_bytes(1);
+    let options = options.log_retention(LogRetention::Nothing);
+    let mut store = ReplicatedStore::open(Path::new(STORE), options.clone()).unwrap();
+    append(&mut store, 1).unwrap();
+    store.compaction().work_while(|| true).unwrap();
+    assert_eq!(segments(&disk), [1, 2]);
+    store.close().unwrap();
+    assert_eq!(segments(&disk), [2]);
+    let store = ReplicatedStore::open(Path::new(STORE), options).unwrap();
+    assert_eq!((store.last().sequence, store.log_first()), (Sequence(1), Sequence(2)));
+}

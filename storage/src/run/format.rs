@@ -3,6 +3,7 @@
 //! Pure: bytes in, values or words of complaint out. Whatever bytes are given, nothing panics and nothing is allocated
 //! beyond their length.
 
+use super::expiry::{self, ExpiryStep};
 use crate::header::{StoreId, read_u32, read_u64};
 use crate::position::Sequence;
 use crate::row::{KEY_BYTES_MAX, ROW_BYTES_MAX};
@@ -93,12 +94,14 @@ pub(crate) struct Statistics {
     pub(crate) expires_at_ms_min: Option<u64>,
     /// Rows that have an expiry.
     pub(crate) expiring: u64,
+    /// How much of them has expired by when.
+    pub(crate) expiry_steps: Vec<ExpiryStep>,
     /// Empty without rows.
     pub(crate) last_key: Vec<u8>,
 }
 
 impl Statistics {
-    /// Counts a row in; the caller sees to the last key.
+    /// Counts a row in; the caller sees to the last key and to the steps of expiry.
     pub(super) fn count(
         &mut self,
         sequence: Sequence,
@@ -133,28 +136,32 @@ impl Statistics {
         bytes.extend_from_slice(&key_bytes.to_le_bytes());
         bytes.extend_from_slice(&[0; 6]);
         bytes.extend_from_slice(&self.last_key);
+        expiry::encode(&self.expiry_steps, &mut bytes);
         bytes
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Statistics, &'static str> {
-        let (fixed, last_key) =
+        const INCONSISTENT: &str = "the statistics do not hold together";
+        let (fixed, rest) =
             bytes.split_first_chunk::<STATISTICS_BYTES>().ok_or("the statistics are too short")?;
+        let key_bytes = usize::from(u16::from_le_bytes([fixed[56], fixed[57]]));
+        let (last_key, steps) = rest.split_at_checked(key_bytes).ok_or(INCONSISTENT)?;
         let field = |number: usize| read_u64(fixed, number * 8);
         let expiring = field(6);
+        let expires_at_ms_min = (expiring > 0).then(|| field(5));
         let statistics = Statistics {
             rows: field(0),
             tombstones: field(1),
             row_bytes: field(2),
             sequence_min: Sequence(field(3)),
             sequence_max: Sequence(field(4)),
-            expires_at_ms_min: (expiring > 0).then(|| field(5)),
+            expires_at_ms_min,
             expiring,
+            expiry_steps: expiry::decode(steps, expires_at_ms_min, field(2)).ok_or(INCONSISTENT)?,
             last_key: last_key.to_vec(),
         };
-        let key_bytes = usize::from(u16::from_le_bytes([fixed[56], fixed[57]]));
         let empty = statistics.rows == 0;
-        let consistent = key_bytes == last_key.len()
-            && empty == last_key.is_empty()
+        let consistent = empty == last_key.is_empty()
             && last_key.len() <= KEY_BYTES_MAX
             && fixed[58..].iter().all(|byte| *byte == 0)
             && statistics.tombstones.saturating_add(expiring) <= statistics.rows
@@ -166,7 +173,7 @@ impl Statistics {
             // Sums of them over all files stay sums.
             && statistics.row_bytes <= u64::from(LOGICAL_BYTES_MAX)
             && statistics.rows <= statistics.row_bytes;
-        if consistent { Ok(statistics) } else { Err("the statistics do not hold together") }
+        if consistent { Ok(statistics) } else { Err(INCONSISTENT) }
     }
 }
 

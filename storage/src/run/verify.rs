@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::block::{expiry_of, key_of};
 use super::cursor::RunCursor;
+use super::expiry::Expiries;
 use super::format::Statistics;
 use super::index::Entries;
 use super::reader::Run;
@@ -20,7 +21,8 @@ impl Run {
             return Err(behind_blocks("not what it was when the run was opened"));
         }
         let entries = Entries { bytes: &index };
-        let mut audit = Audit { entries, counted: Statistics::default(), rows_left: 0 };
+        let mut audit =
+            Audit { entries, counted: Statistics::default(), expiries: Expiries::default(), rows_left: 0 };
         let mut cursor = RunCursor::avoiding_the_mapping(self.clone());
         while cursor.next()?.is_some() {
             let (Some(row), Some(number), Some(offset)) =
@@ -39,6 +41,7 @@ impl Run {
                 return Err(behind_blocks("the filter does not know a key of the run"));
             }
         }
+        audit.counted.expiry_steps = audit.expiries.steps();
         if audit.rows_left > 0 || audit.entries.next().is_some() || audit.counted != parts.statistics {
             return Err(behind_blocks("the statistics are not those of the rows"));
         }
@@ -50,6 +53,7 @@ impl Run {
 struct Audit<'a> {
     entries: Entries<'a>,
     counted: Statistics,
+    expiries: Expiries,
     /// Rows that the current block is still to have.
     rows_left: u32,
 }
@@ -75,6 +79,7 @@ impl Audit<'_> {
         }
         let tombstone = matches!(row.row, RowRef::Delete { .. });
         self.counted.count(row.sequence, row.bytes.len(), tombstone, expiry_of(&row.row));
+        self.expiries.note(expiry_of(&row.row), row.bytes.len());
         self.counted.last_key.clear();
         self.counted.last_key.extend_from_slice(key);
         Ok(())

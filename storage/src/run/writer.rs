@@ -8,6 +8,7 @@ use paddock_index::{Filter, FilterBuilder, xxh3};
 use super::STORED_CHECKSUM_BYTES;
 use super::block::{BlockBuilder, expiry_of, key_of};
 use super::codec::{Codec, Compression, Compressor};
+use super::expiry::Expiries;
 use super::format::{
     BLOCK_BYTES_MAX, Footer, LOGICAL_BYTES_MAX, RUN_START, Salt, Section, Statistics, TABLE_END_BYTES,
     TABLE_ROW_BYTES, encode_header_fields,
@@ -73,6 +74,8 @@ pub(crate) struct RunWriter {
     hashes: Vec<u64>,
     filter_seed: u64,
     statistics: Statistics,
+    /// Of the rows: known only with the last one, like the filter.
+    expiries: Expiries,
 }
 
 impl RunWriter {
@@ -106,6 +109,7 @@ impl RunWriter {
             hashes: Vec::with_capacity(options.expected_rows.min(ROWS_EXPECTED_MAX) as usize),
             filter_seed: filter_seed(store_id),
             statistics: Statistics::default(),
+            expiries: Expiries::default(),
         })
     }
 
@@ -132,6 +136,7 @@ impl RunWriter {
         self.hashes.push(xxh3(self.filter_seed, key));
         let tombstone = matches!(row.row, RowRef::Delete { .. });
         self.statistics.count(row.sequence, row.bytes.len(), tombstone, expiry_of(&row.row));
+        self.expiries.note(expiry_of(&row.row), row.bytes.len());
         self.statistics.last_key.clear();
         self.statistics.last_key.extend_from_slice(key);
         Ok(offset)
@@ -155,6 +160,7 @@ impl RunWriter {
         let block_bytes = self.stored_end() - u64::from(RUN_START);
         let filter = self.build_filter();
         let filter_bytes = filter.to_bytes();
+        self.statistics.expiry_steps = std::mem::take(&mut self.expiries).steps();
         let statistics_bytes = self.statistics.encode();
         let section = |bytes: &[u8]| Section::of(bytes).ok_or_else(|| too_long(bytes.len() as u64));
         let footer = Footer {

@@ -37,6 +37,7 @@ impl goldenscript::Runner for Runner {
                 self.state.requested = Some(arguments.next_pos().map_or(Ok(usize::MAX), str::parse)?);
             }
             "next" => return Ok(self.next()),
+            "behind" => return Ok(format!("{}\n", self.state.is_behind(&TUNING))),
             "plan" => return self.plan(&mut arguments),
             other => return Err(format!("unknown command {other}").into()),
         }
@@ -162,6 +163,7 @@ scripts! {
     the_hash_index_keeps_its_budget
     tombstones_pile_up
     what_was_begun_is_finished
+    writers_are_held_back
 }
 
 #[test]

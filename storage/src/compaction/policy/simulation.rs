@@ -9,7 +9,9 @@ use proptest::prelude::*;
 use super::{Drops, FileState, Job, Planned, RunState, StoreState, Tuning, next_job, plan};
 
 const TUNING: Tuning = Tuning { garbage_bytes_min: 10_000, kept_file_bytes_min: 5_000, ..Tuning::DEFAULT };
-const FROZEN_MAX: usize = 4;
+const FROZEN_MAX: usize = crate::compaction::flow::FROZEN_MAX as usize;
+/// Writers are rationed to this part of what compaction gets done, while it is behind.
+const SPEED_BEHIND: u64 = 8;
 const SLICE_BYTES: u64 = 25_000;
 
 #[derive(Clone, Copy)]
@@ -123,10 +125,15 @@ impl Simulation {
 
     /// Runs a workload: for each byte written, compaction may write so many.
     fn run(&mut self, writes: impl Iterator<Item = Write>, speed: u64) {
-        let mut allowance = 0;
-        for write in writes {
+        let (mut allowance, mut is_behind) = (0, false);
+        for (number, write) in writes.enumerate() {
             let before = self.figures.logged_bytes;
             self.write(write);
+            // Writers are held back where compaction cannot follow: so it does more for each byte of theirs.
+            if number % 100 == 0 && speed < SPEED_BEHIND {
+                is_behind = self.state(false, false).is_behind(&TUNING);
+            }
+            let speed = if is_behind { SPEED_BEHIND } else { speed };
             allowance += (self.figures.logged_bytes - before) * speed;
             if self.tail_bytes >= (self.live_bytes / super::TAIL_SHARE).max(20_000) {
                 self.freeze();
@@ -331,7 +338,7 @@ fn a_load_in_any_order() {
     let simulation = loaded();
     println!("load in random order: {}", simulation.figures);
     assert!(simulation.figures.amplification() < 5.0);
-    assert!(simulation.figures.overlap_max <= TUNING.runs_max);
+    assert!(simulation.figures.overlap_max <= TUNING.runs_limit);
     assert!(simulation.figures.space_at_rest < 1.1);
     simulation.check();
 }
@@ -348,16 +355,16 @@ fn a_load_in_key_order_is_written_twice() {
 
 #[test]
 fn everything_overwritten_five_times() {
-    for speed in [4, 20] {
+    for speed in [1, 2, 4, 20] {
         let mut simulation = loaded();
         simulation.figures = Figures::default();
         let mut dice = dice(2);
         simulation.run((0..5 * KEYS).map(|_| (dice(KEYS), VALUE)), speed);
         println!("uniform overwriting, speed {speed}: {}", simulation.figures);
         assert!(simulation.figures.amplification() < 5.0);
-        assert!(simulation.figures.overlap_max <= TUNING.runs_max);
+        assert!(simulation.figures.overlap_max <= TUNING.runs_limit);
         assert!(simulation.figures.space_at_rest <= 1.6);
-        assert!(simulation.figures.space_busy <= 2.0);
+        assert!(simulation.figures.space_busy <= if speed < 4 { 2.2 } else { 2.0 });
         simulation.check();
 
         simulation.freeze();
@@ -393,7 +400,7 @@ fn a_queue_leaves_no_space_behind() {
         .flat_map(|key| [(key, VALUE)].into_iter().chain((key > 500).then(|| (key - 500, None))));
     simulation.run(queue, 6);
     println!("queue: {}", simulation.figures);
-    assert!(simulation.figures.overlap_max <= TUNING.runs_max);
+    assert!(simulation.figures.overlap_max <= TUNING.runs_limit);
     // Of a store this small half a megabyte is in the tail and below what is cared for.
     assert!(simulation.figures.space_at_rest <= 1.6);
     simulation.check();
@@ -412,7 +419,7 @@ fn large_values_among_small_ones_are_not_rewritten_for_them() {
     simulation.run(writes, 6);
     println!("large values among small ones: {}", simulation.figures);
     assert!(simulation.figures.amplification() < 4.0);
-    assert!(simulation.figures.overlap_max <= TUNING.runs_max);
+    assert!(simulation.figures.overlap_max <= TUNING.runs_limit);
     simulation.check();
 }
 
@@ -435,7 +442,7 @@ proptest! {
             simulation.run(writes.into_iter(), speed);
             simulation.check();
         }
-        prop_assert!(simulation.figures.overlap_max <= TUNING.runs_max);
+        prop_assert!(simulation.figures.overlap_max <= TUNING.runs_limit);
         simulation.rest(true, false);
         prop_assert!(simulation.runs.len() <= TUNING.runs_idle);
         simulation.freeze();

@@ -98,7 +98,8 @@ fn stays(file: &FileState<'_>, drops: Drops, tuning: &Tuning) -> bool {
         Drops::All => file.droppable_bytes() == 0,
     };
     // The slice behind it begins at its last key and a byte: so long a key there must be.
-    clean && file.bytes >= tuning.kept_file_bytes_min && file.last.len() < KEY_BYTES_MAX
+    let long = file.bytes >= tuning.kept_file_bytes_min || file.rows >= tuning.kept_file_rows_min;
+    clean && long && file.last.len() < KEY_BYTES_MAX
 }
 
 /// How many bytes merging neighbouring runs reads and rewrites: all but those of files that stay as they are.

@@ -21,7 +21,7 @@ fn work(workshop: &mut Workshop) -> Result<()> {
 }
 
 fn plan() -> Plan {
-    Plan { hash_entries_max: 30, file_bytes: 1_500, expiry: true }
+    Plan { hash_entries_max: 30, file_bytes: 1_500, ..Plan::default() }
 }
 
 fn calls() -> u64 {

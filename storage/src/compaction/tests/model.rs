@@ -16,7 +16,7 @@ proptest! {
         hash_entries_max in prop_oneof![Just(u64::MAX), 0..200_u64],
     ) {
         let mut dice = dice(seed);
-        let plan = Plan { hash_entries_max, file_bytes, expiry: true };
+        let plan = Plan { hash_entries_max, file_bytes, ..Plan::default() };
         let mut workshop = Workshop::new(plan);
         for _ in 0..rounds {
             let count = dice(60) as usize;
@@ -51,6 +51,26 @@ proptest! {
         prop_assert!(stats.runs <= 1, "{stats:?}");
         prop_assert_eq!(workshop.run_files().1 as u64, stats.run_files, "files are left behind");
     }
+}
+
+/// Of each row of a file in the making there is a note in memory, so no file has many of them, however short they are.
+#[test]
+fn files_have_as_many_rows_as_memory_allows() {
+    let mut workshop = Workshop::new(Plan { file_bytes: 1 << 20, file_rows_max: 100, ..Plan::default() });
+    let mut dice = dice(15);
+    for round in 0..6 {
+        workshop.write(&writes(400, 2_000, 20, &mut dice)).unwrap();
+        workshop.freeze();
+        workshop.rest().unwrap();
+        if round % 3 == 2 {
+            workshop.compaction.compact().unwrap();
+        }
+        let view = workshop.contents.view();
+        let rows = |file: &crate::view::RunFile| file.run.summary().statistics.rows;
+        assert!(view.runs.iter().flat_map(|run| &run.files).all(|file| rows(file) <= 100));
+        workshop.check();
+    }
+    assert!(workshop.compaction.stats().run_files >= 8);
 }
 
 /// The key of a snapshot is what it was, however much is compacted and removed afterwards.
@@ -110,6 +130,32 @@ fn an_owner_that_decides_on_expiry_finds_what_has_expired() {
     workshop.compaction.compact().unwrap();
     let found = workshop.contents.read(b"old", |row| row.expires_at_ms()).unwrap();
     assert_eq!(found, Some(Some(1)));
+}
+
+/// Nobody has to write the keys again or ask: what has expired is garbage, and goes when there is enough of it.
+#[test]
+fn what_has_expired_is_merged_away() {
+    let mut workshop = Workshop::new(Plan::default());
+    let mut write = |numbers: std::ops::Range<u32>, expires_at_ms| {
+        let key = |number: u32| format!("key {number:05}").into_bytes();
+        let rows: Vec<Write> =
+            numbers.map(|number| (key(number), Some((vec![7; 100], Some(expires_at_ms))))).collect();
+        workshop.write(&rows).unwrap();
+        workshop.freeze();
+        workshop.rest().unwrap();
+        let statistics = |workshop: &Workshop| -> u64 {
+            let view = workshop.contents.view();
+            let files = view.runs.iter().flat_map(|run| &run.files);
+            files.map(|file| file.run.summary().statistics.rows).sum()
+        };
+        workshop.check();
+        statistics(&workshop)
+    };
+    assert_eq!(write(0..100, NOW_MS + 1), 100);
+    // A few are not worth it.
+    assert_eq!(write(100..110, NOW_MS), 110);
+    assert_eq!(write(110..200, NOW_MS), 100);
+    assert_eq!(write(200..400, NOW_MS - 1), 100);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::error::Error;
 fn readers_see_every_key_while_runs_are_merged() {
     const KEYS: u32 = 300;
     for hash_entries_max in [u64::MAX, 100] {
-        let mut workshop = Workshop::new(Plan { hash_entries_max, file_bytes: 4_000, expiry: true });
+        let mut workshop = Workshop::new(Plan { hash_entries_max, file_bytes: 4_000, ..Plan::default() });
         workshop.compaction.start().unwrap();
         let key = |number: u32| format!("key {number:05}").into_bytes();
         let row = |number: u32, version: u32| {
@@ -60,7 +60,7 @@ fn readers_see_every_key_while_runs_are_merged() {
                         row(dice(KEYS), version)
                     })
                     .collect();
-                workshop.compaction.admit().unwrap();
+                workshop.compaction.admit(1).unwrap();
                 workshop.write(&writes).unwrap();
                 workshop.freeze();
                 assert!(workshop.contents.view().frozen.len() <= 6, "tails pile up");
@@ -88,7 +88,7 @@ fn stopping_ends_everything() {
     }
     workshop.compaction.stop();
     workshop.check();
-    workshop.compaction.admit().unwrap();
+    workshop.compaction.admit(1).unwrap();
     let (disk, history) = (workshop.disk.clone(), workshop.history().to_vec());
     drop(workshop);
     let workshop = Workshop::open(disk, Plan::default(), history).unwrap();
@@ -102,7 +102,7 @@ fn writers_wait_for_tails_to_be_flushed() {
     let mut dice = dice(13);
     for _ in 0..20 {
         // Without a thread the writer works itself.
-        workshop.compaction.admit().unwrap();
+        workshop.compaction.admit(1).unwrap();
         workshop.write(&writes(20, 1_000, 100, &mut dice)).unwrap();
         workshop.freeze();
         assert!(workshop.contents.view().frozen.len() as u64 <= crate::compaction::flow::FROZEN_MAX + 1);

@@ -157,7 +157,17 @@ fn decode(file: &[u8]) -> Vec<(Vec<u8>, Vec<Vec<u8>>)> {
     assert!(blocks.is_empty());
     assert_eq!(found.len() as u32, field(12));
     assert_eq!(number(&statistics[..4]), found.iter().map(|(_, rows)| rows.len() as u32).sum::<u32>());
-    assert_eq!((number(&statistics[56..58]), &statistics[64..]), (5, &b"swede"[..]));
+    assert_eq!((number(&statistics[56..58]), &statistics[64..69]), (5, &b"swede"[..]));
+    // One row expires, so there is one step of its time and its length.
+    let expiring: Vec<u32> = found
+        .iter()
+        .flat_map(|(_, rows)| rows)
+        .filter(|row| row[15] >> 5 & 1 == 1)
+        .map(|row| row.len() as u32)
+        .collect();
+    assert_eq!((statistics.len(), expiring.len()), (85, 1));
+    assert_eq!(statistics[69..77], 1_800_000_000_000_u64.to_le_bytes());
+    assert_eq!(statistics[77..85], u64::from(expiring[0]).to_le_bytes());
     found
 }
 
