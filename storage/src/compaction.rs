@@ -36,6 +36,7 @@ use parking_lot::Mutex;
 
 use crate::data_file::DataFile;
 use crate::error::{Error, Result};
+use crate::names::Names;
 use crate::position::{EpochStart, Sequence};
 use site::{LiveRun, Site};
 use worker::Worker;
@@ -143,6 +144,11 @@ impl Compaction {
         self.shared.site.beginning.published()
     }
 
+    /// Through which names of files leave the disk that FILES does not need any more.
+    pub(crate) fn names(&self) -> &Names {
+        &self.shared.site.names
+    }
+
     /// These segments are forgotten.
     pub(crate) fn bury(&self, files: impl IntoIterator<Item = Arc<DataFile>>) {
         self.shared.site.beginning.hand_over(files);
@@ -242,6 +248,7 @@ impl Compaction {
         }
         // Somebody else's thread may be in the middle of a step, too; no other begins.
         drop(self.shared.worker.lock());
+        self.shared.site.names.close();
     }
 }
 

@@ -49,8 +49,7 @@ impl Site {
     pub(crate) fn release_log(&self) -> Result<()> {
         let left = std::mem::take(&mut *self.beginning.left.lock());
         for file in left {
-            // Should this fail: FILES says already that it does not count, and opening removes it.
-            let _ = self.directory.disk.remove(file.path());
+            self.names.remove(file.path());
         }
         let wanted = Sequence(self.beginning.wanted.load(Acquire));
         if wanted > self.beginning.published() {
