@@ -4,10 +4,10 @@
 //!
 //! 1. Its directory is missing or empty. It is made, its LOCK taken, and a FILES written that names no runs. A directory with
 //!    FILES and without MANIFEST is no store that was being made, so opening refuses it from here on.
-//! 2. Between two turns of the writers the log is made durable and goes on in another segment. While nothing is published
-//!    in FILES, what it names and the full segments get second names in the copy.
-//! 3. Beside the writers what could not be linked is copied, the newest segment and FILES are written, and all names are
-//!    made durable.
+//! 2. Between two turns of the writers the log is made durable and goes on in another segment, and what the copy is of is noted
+//!    ([`Plan`]): what FILES says, and the full segments. From here on no name of theirs leaves the disk ([`crate::names`]).
+//! 3. Beside the writers these files get second names in the copy. What could not be linked is copied, the newest segment and
+//!    FILES are written, and all names are made durable.
 //! 4. MANIFEST comes last: with it the copy is a store.
 //!
 //! Only what nobody ever writes to again may be linked: runs, and segments whose entries are all committed. A cut takes the
@@ -17,17 +17,20 @@
 //! When something fails, what is there of the copy is removed. Where that fails too, step 1 holds.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::batch::BATCH_HEADER_BYTES;
+use crate::data_file::DataFile;
 use crate::directory::Directory;
 use crate::disk::{Disk, DiskFile};
+use crate::durability::SyncTicket;
 use crate::error::{Error, Result};
 use crate::files::Catalogue;
 use crate::header::StoreId;
 use crate::lock::Lock;
 use crate::manifest::Manifest;
+use crate::names::Pin;
 use crate::position::Sequence;
 use crate::segment::{Chain, SEGMENT_START, Segment};
 
@@ -43,22 +46,37 @@ pub(crate) struct UnfinishedCopy {
     finished: bool,
 }
 
-/// What the copy is of, and what is left to do for it.
+/// What the copy is of.
+#[derive(Debug)]
 pub(crate) struct Plan {
+    pub(crate) source: Directory,
     pub(crate) manifest: Manifest,
     pub(crate) catalogue: Catalogue,
+    /// The newest checkpoint of the index. A later one may not know files of this catalogue.
+    pub(crate) index: Option<u32>,
+    pub(crate) segments: Vec<PlannedSegment>,
     /// What the newest segment of the copy follows.
     pub(crate) chain: Chain,
     /// The batch that it begins with: it says what is committed.
     pub(crate) marker: [u8; BATCH_HEADER_BYTES],
-    pub(crate) copies: Vec<Copy>,
+    /// The same in the store's own log has to last, before anything is linked.
+    pub(crate) marked: SyncTicket,
+    pub(crate) pin: Pin,
 }
 
-/// A file that could not be linked. It is open, so it stays, whatever becomes of its name.
-pub(crate) struct Copy {
-    from: Arc<dyn DiskFile>,
-    from_path: PathBuf,
-    to: PathBuf,
+/// A full segment.
+#[derive(Debug)]
+pub(crate) struct PlannedSegment {
+    pub(crate) first: Sequence,
+    pub(crate) file: Arc<DataFile>,
+    /// Whether all of it is: then nobody writes to it any more.
+    pub(crate) is_committed: bool,
+}
+
+/// A file that is open: it stays, whatever becomes of its name.
+enum Opened {
+    Segment(Arc<DataFile>),
+    Run(Arc<dyn DiskFile>),
 }
 
 impl Plan {
@@ -86,48 +104,63 @@ impl UnfinishedCopy {
         Ok(copy)
     }
 
-    /// Gives a segment that nobody writes to any more a second name in the copy.
-    pub(crate) fn link_segment(&self, segment: &Segment, copies: &mut Vec<Copy>) -> Result<()> {
-        self.link(segment.file.path(), self.target.segment_path(segment.first()), copies)
-    }
-
-    /// Notes a segment that may still be written to.
-    pub(crate) fn copy_segment(&self, segment: &Segment, copies: &mut Vec<Copy>) -> Result<()> {
-        self.copy(segment.file.path(), self.target.segment_path(segment.first()), copies)
-    }
-
-    /// Gives a run a second name in the copy.
-    pub(crate) fn link_run(&self, source: &Directory, number: u32, copies: &mut Vec<Copy>) -> Result<()> {
-        self.link(&source.run_path(number), self.target.run_path(number), copies)
-    }
-
-    /// The same for the newest checkpoint of the index. The copy can do without.
-    pub(crate) fn link_index(&self, source: &Directory) {
-        if let Some(number) = source.checkpoint_numbers().ok().and_then(|numbers| numbers.into_iter().max()) {
-            let _ = source.disk.link(&source.index_path(number), &self.target.index_path(number));
+    /// Gives the files that never change second names in the copy; copies the others, and what is not linked.
+    fn take_over(&self, plan: &Plan) -> Result<()> {
+        for PlannedSegment { first, file, is_committed } in &plan.segments {
+            let to = self.target.segment_path(*first);
+            if !is_committed || !self.link(file.path(), &to)? {
+                self.copy(file.path(), &Opened::Segment(file.clone()), &to)?;
+            }
         }
-    }
-
-    fn link(&self, from: &Path, to: PathBuf, copies: &mut Vec<Copy>) -> Result<()> {
-        match self.target.disk.link(from, &to) {
-            Ok(()) => Ok(()),
-            // Another file system, one without links, or too many of them.
-            Err(error) if is_refusal(error.kind()) => self.copy(from, to, copies),
-            Err(error) => Err(Error::space(&to)(error)),
+        for run in plan.catalogue.files() {
+            let (from, to) = (plan.source.run_path(run.number), self.target.run_path(run.number));
+            if !self.link(&from, &to)? {
+                let file = self.target.disk.open_read(&from).map_err(Error::io(&from))?;
+                self.copy(&from, &Opened::Run(file), &to)?;
+            }
         }
-    }
-
-    fn copy(&self, from: &Path, to: PathBuf, copies: &mut Vec<Copy>) -> Result<()> {
-        let file = self.target.disk.open_read(from).map_err(Error::io(from))?;
-        copies.push(Copy { from: file, from_path: from.to_path_buf(), to });
+        // The copy can do without.
+        if let Some(number) = plan.index {
+            let to = self.target.index_path(number);
+            let linked = self.target.disk.link(&plan.source.index_path(number), &to).is_ok();
+            // Once the store was closed, and opened again, this may be another one of the same name.
+            if linked && plan.pin.is_of_a_closed_store() {
+                self.remove_file(&to)?;
+            }
+        }
         Ok(())
+    }
+
+    /// False: this file system does not link it.
+    fn link(&self, from: &Path, to: &Path) -> Result<bool> {
+        match self.target.disk.link(from, to) {
+            Ok(()) => Ok(true),
+            // Another file system, one without links, or too many of them.
+            Err(error) if is_refusal(error.kind()) => Ok(false),
+            Err(error) => Err(Error::space(to)(error)),
+        }
+    }
+
+    fn copy(&self, from_path: &Path, from: &Opened, to: &Path) -> Result<()> {
+        let file = self.target.disk.create(to).map_err(Error::space(to))?;
+        let (mut piece, mut offset) = (vec![0; COPY_PIECE_BYTES], 0);
+        loop {
+            let read = from.file().read_at(&mut piece, offset).map_err(Error::io(from_path))?;
+            if read == 0 {
+                // Here some file systems only find out that there is no room.
+                return file.sync_all().map_err(Error::space(to));
+            }
+            file.write_at(&piece[..read], offset).map_err(Error::space(to))?;
+            offset += read as u64;
+        }
     }
 
     /// Steps 3 and 4.
     pub(crate) fn finish(mut self, plan: Plan) -> Result<()> {
-        let Plan { manifest, mut catalogue, chain, marker, copies } = plan;
+        plan.marked.run()?;
+        self.take_over(&plan)?;
+        let Plan { manifest, mut catalogue, chain, marker, .. } = plan;
         let (target, disk) = (&self.target, &self.target.disk);
-        copies.iter().try_for_each(|copy| copy.run(&**disk))?;
         Segment::make(target, manifest.store_id, chain, SEGMENT_START)?.publish_unopened()?;
         let newest = target.segment_path(chain.next);
         let file = disk.open(&newest).map_err(Error::io(&newest))?;
@@ -189,19 +222,11 @@ impl Drop for UnfinishedCopy {
     }
 }
 
-impl Copy {
-    fn run(&self, disk: &dyn Disk) -> Result<()> {
-        let Copy { from, from_path, to } = self;
-        let file = disk.create(to).map_err(Error::space(to))?;
-        let (mut piece, mut offset) = (vec![0; COPY_PIECE_BYTES], 0);
-        loop {
-            let read = from.read_at(&mut piece, offset).map_err(Error::io(from_path))?;
-            if read == 0 {
-                // Here some file systems only find out that there is no room.
-                return file.sync_all().map_err(Error::space(to));
-            }
-            file.write_at(&piece[..read], offset).map_err(Error::space(to))?;
-            offset += read as u64;
+impl Opened {
+    fn file(&self) -> &dyn DiskFile {
+        match self {
+            Opened::Segment(segment) => segment.file(),
+            Opened::Run(file) => &**file,
         }
     }
 }

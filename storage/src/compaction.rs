@@ -37,6 +37,7 @@ use parking_lot::Mutex;
 
 use crate::data_file::DataFile;
 use crate::error::{Error, Result};
+use crate::names::Names;
 use crate::position::{EpochStart, Sequence};
 use site::{LiveRun, Site};
 use worker::Worker;
@@ -157,6 +158,11 @@ impl Compaction {
     /// Where the log begins by FILES: segments before it may be forgotten.
     pub(crate) fn log_first(&self) -> Sequence {
         self.shared.site.beginning.published()
+    }
+
+    /// Through which names of files leave the disk that FILES does not need any more.
+    pub(crate) fn names(&self) -> &Names {
+        &self.shared.site.names
     }
 
     /// These segments are forgotten.

@@ -6,6 +6,7 @@
 //! one fsync at a time, and none after one that failed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -48,14 +49,21 @@ pub enum Durability {
 /// One fsync of the log at a time, and none after a failed one. Clones are the same gate.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SyncGate {
-    /// Why there is none any more.
-    failed: Arc<Mutex<Option<String>>>,
+    state: Arc<GateState>,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    /// Why there is none any more. Locked while there is one.
+    failed: Mutex<Option<String>>,
+    /// Whether one has failed.
+    has_failed: AtomicBool,
 }
 
 impl SyncGate {
     /// Makes a segment's contents durable.
     pub(crate) fn sync(&self, file: &DataFile) -> Result<()> {
-        let mut failed = self.failed.lock();
+        let mut failed = self.state.failed.lock();
         if let Some(reason) = &*failed {
             return Err(Error::Poisoned { reason: reason.clone() });
         }
@@ -63,7 +71,17 @@ impl SyncGate {
         *failed = Some("an fsync did not come to its end".to_string());
         let synced = file.file().sync_data().map_err(Error::io(file.path()));
         *failed = synced.as_ref().err().map(ToString::to_string);
+        self.state.has_failed.store(failed.is_some(), Ordering::Release);
         synced
+    }
+
+    /// [`Error::Poisoned`] after a failure, whoever's fsync it was. Does not wait for one that is under way.
+    pub(crate) fn check(&self) -> Result<()> {
+        if !self.state.has_failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let reason = self.state.failed.lock().clone().unwrap_or_default();
+        Err(Error::Poisoned { reason })
     }
 }
 

@@ -87,6 +87,7 @@ mod maintenance;
 mod manifest;
 mod memory;
 mod merge_cursor;
+mod names;
 pub mod offline;
 mod options;
 mod pending;
@@ -124,7 +125,9 @@ pub use range::Range;
 pub use reader::{Readable, Reader};
 pub use record::{Record, RecordRef};
 pub use recovery::Recovery;
-pub use replicated::{APPEND_OVERHEAD_BYTES, LogRetention, Need, ReplicatedStore, Stats, Verification};
+pub use replicated::{
+    APPEND_OVERHEAD_BYTES, Checkpointer, LogRetention, Need, ReplicatedStore, Stats, Verification,
+};
 pub use row::{
     BATCH_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, ContentType, KEY_BYTES_MAX, PutOptions, ROW_OVERHEAD_BYTES,
     RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,

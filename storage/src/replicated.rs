@@ -53,6 +53,7 @@ use crate::spare::SparePlace;
 use flush::RunningCompaction;
 
 pub use append::{APPEND_OVERHEAD_BYTES, Need};
+pub use checkpoint::Checkpointer;
 pub use read::Verification;
 pub use release::LogRetention;
 
@@ -516,7 +517,7 @@ impl ReplicatedStore {
     fn writable(&self) -> Result<()> {
         match &self.poison {
             Some(reason) => Err(Error::Poisoned { reason: reason.clone() }),
-            None => self.compaction.0.check(),
+            None => self.gate.check().and_then(|()| self.compaction.0.check()),
         }
     }
 

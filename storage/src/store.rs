@@ -453,7 +453,7 @@ impl Store {
     ///
     /// Files that never change, which are nearly all, are linked: so this is quick, and takes hardly any room. Where the
     /// file system does not link them (another one, say), they are copied. Others read and write meanwhile; writers wait
-    /// while files are linked.
+    /// only while the log begins another segment.
     ///
     /// The copy has the same store id, and both may be open at the same time: what happens to one does not happen to the
     /// other. Only damage to a linked file is damage to both, so a copy that is to survive the disk belongs on another one.
@@ -481,7 +481,7 @@ impl Store {
     pub fn checkpoint(&self, path: impl AsRef<Path>) -> Result<Sequence> {
         let begin = self.group.with(|store| store.copy_beginning())?;
         let copy = begin(path.as_ref())?;
-        let plan = self.group.with(|store| store.plan_copy(&copy))?;
+        let plan = self.group.with(|store| store.plan_copy())?;
         let last = plan.last();
         copy.finish(plan)?;
         Ok(last)

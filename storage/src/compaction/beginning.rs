@@ -61,8 +61,7 @@ impl Site {
     pub(super) fn remove_buried(&self) {
         let left = std::mem::take(&mut *self.beginning.left.lock());
         for file in left {
-            // Should this fail: FILES says already that it does not count, and opening removes it.
-            let _ = self.directory.disk.remove(file.path());
+            self.names.remove(file.path());
         }
     }
 

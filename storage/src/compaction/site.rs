@@ -33,6 +33,7 @@ use crate::files::{Catalogue, CataloguedFile, CataloguedRun};
 use crate::header::StoreId;
 use crate::index_checkpoint::{When, write_if_due};
 use crate::memory::Memory;
+use crate::names::Names;
 use crate::position::{EpochStart, Sequence};
 use crate::run::{Compression, Run, expired_bytes};
 use crate::view::{FrozenTail, RunFile, SortedRun, View};
@@ -79,6 +80,8 @@ pub(crate) struct Site {
     /// Through which the log is made durable.
     pub(crate) gate: SyncGate,
     pub(crate) beginning: Beginning,
+    /// Through which names leave the disk.
+    pub(crate) names: Names,
     pub(crate) brake: Brake,
     pub(crate) flow: Flow,
     pub(crate) figures: Figures,
@@ -177,6 +180,7 @@ impl Site {
     ) -> Site {
         let store_id = catalogue.lock().store_id;
         let epochs = Mutex::default();
+        let names = Names::new(directory.disk.clone());
         let (beginning, brake, flow, figures, on_settled) = Default::default();
         Site {
             contents,
@@ -189,6 +193,7 @@ impl Site {
             epochs,
             gate,
             beginning,
+            names,
             brake,
             flow,
             figures,
@@ -215,7 +220,7 @@ impl Site {
 
     /// What cannot be removed now is removed by the next opening.
     pub(crate) fn remove(&self, run: &Run) {
-        let _ = self.directory.disk.remove(run.path());
+        self.names.remove(run.path());
     }
 
     /// Steps 2 and 3. When it fails for want of room nothing has changed.

@@ -230,7 +230,7 @@ impl ReplicatedStore {
         }
     }
 
-    fn ticket(&self) -> SyncTicket {
+    pub(super) fn ticket(&self) -> SyncTicket {
         SyncTicket {
             gate: self.gate.clone(),
             file: self.active.file.clone(),

@@ -15,6 +15,8 @@ pub(super) struct RunningCompaction(pub(super) Arc<Compaction>);
 impl Drop for RunningCompaction {
     fn drop(&mut self) {
         self.0.stop();
+        // Not before: closing lets go of some of the log once compaction has stopped.
+        self.0.names().close();
     }
 }
 

@@ -65,8 +65,7 @@ impl ReplicatedStore {
             noted => self.poisoning(noted)?,
         }
         for file in self.forget_segments(count) {
-            // Should this fail, or the process end: FILES says already that it does not count, and opening removes it.
-            let _ = self.directory.disk.remove(file.path());
+            self.compaction.0.names().remove(file.path());
         }
         Ok(())
     }
