@@ -165,6 +165,11 @@ impl Compaction {
         &self.shared.site.names
     }
 
+    /// Whether the store is larger than what it may map.
+    pub(crate) fn has_unmapped_files(&self) -> bool {
+        self.shared.site.memory.has_unmapped()
+    }
+
     /// These segments are forgotten.
     pub(crate) fn bury(&self, files: impl IntoIterator<Item = Arc<DataFile>>) {
         self.shared.site.beginning.hand_over(files);

@@ -288,6 +288,16 @@ impl Contents {
         }
     }
 
+    /// Reads a key's row as [`Self::apply`] will have to, and forgets it.
+    pub(crate) fn warm(&self, key: &[u8]) {
+        let files = self.files.load();
+        let is_key = |place| {
+            let known = with_buffer(|buffer| row_of(&files, place, key, buffer));
+            Ok::<_, Infallible>(matches!(known, Known::Row(..)))
+        };
+        let _ = self.lookup.get(key, is_key);
+    }
+
     /// The same as of a capture, which need not be of now.
     pub(crate) fn read_as_of<T>(
         &self,

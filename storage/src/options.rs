@@ -179,7 +179,7 @@ impl Options {
     }
 
     /// How much memory the store may use: by default half of what the machine has, or of what the process's control group
-    /// allows, if that is less. In it are the files that are mapped (5/8), the indexes (1/4), and decompressed blocks (1/8);
+    /// allows, if that is less. In it are the files that are mapped (1/2), the indexes (3/8), and decompressed blocks (1/8);
     /// what is read by system calls comes from the kernel's cache, beside it. A process with several stores divides.
     ///
     /// ```

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::position::Sequence;
 use crate::range::Range;
 use crate::record::{Record, RecordRef};
-use crate::row::StoredRow;
+use crate::row::{Rows, StoredRow};
 use crate::snapshot::Snapshot;
 
 /// What a store and a snapshot of one can be asked. A store answers as of now, a snapshot as of when it was made; every row that
@@ -305,6 +305,11 @@ impl Reader {
             records.push(record);
         }
         Ok((records, false))
+    }
+
+    /// Brings the present rows of these rows' keys into the kernel's cache.
+    pub(crate) fn warm(&self, rows: &Rows) {
+        rows.iter().filter_map(|row| row.key()).for_each(|key| self.contents.warm(key));
     }
 
     /// Whether a record that expires then, if ever, is not to be seen.

@@ -530,6 +530,10 @@ impl Store {
     ) -> Result<std::result::Result<Sequence, Conflict>> {
         let durability = durability.unwrap_or(self.durability);
         self.compaction.admit(rows.encoded().len() as u64)?;
+        if self.compaction.has_unmapped_files() {
+            // The rows that are overwritten may have to come from the disk. In the turn everybody would wait for that.
+            self.reader.warm(&rows);
+        }
         Ok(match self.group.submit(Request { rows, conditions, durability })? {
             Outcome::Written(sequence) => Ok(sequence),
             Outcome::Refused(key, current) => Err(Conflict { key, current }),

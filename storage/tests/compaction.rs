@@ -145,7 +145,7 @@ fn a_store_with_little_memory() {
         }
         if number % 4_000 == 0 {
             let index_bytes = store.stats().unwrap().index_bytes;
-            assert!(index_bytes <= memory_bytes / 4, "{index_bytes} bytes of indexes");
+            assert!(index_bytes <= memory_bytes / 8 * 3, "{index_bytes} bytes of indexes");
         }
     }
     let stats = store.stats().unwrap();

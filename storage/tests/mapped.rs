@@ -122,7 +122,7 @@ fn rot_under_an_open_store_is_found_mapped_or_not() {
 #[test]
 fn runs_are_mapped_once_what_kept_them_from_it_is_gone() {
     let directory = tempfile::tempdir().unwrap();
-    // Five eighths of it are for mappings: too little for the log before it is compacted.
+    // Half of it is for mappings: too little for the log before it is compacted.
     let options = options(Mapping::Auto).memory_bytes(1 << 20);
     let store = Store::builder(directory.path()).options(options).open().unwrap();
     for number in 0..1_000_u32 {

@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 /// What compaction moves for each byte that is written then: more than it has to for keeping up, so that it catches up.
-const MOVED_PER_WRITTEN: u64 = 8;
+const MOVED_PER_WRITTEN: u64 = 4;
 
 /// Writers are never slower than this.
 const BYTES_PER_SECOND_MIN: u64 = 256 << 10;

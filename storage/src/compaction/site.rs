@@ -48,7 +48,7 @@ const FILE_ROWS_MIN: u64 = 16 << 10;
 
 /// What an entry of the hash index takes at most, with what is free around it: some 20 bytes where there are many, more in
 /// small indexes.
-const HASH_ENTRY_BYTES: u64 = 28;
+const HASH_ENTRY_BYTES: u64 = 24;
 
 /// How compaction is done in a store.
 #[derive(Clone, Copy, Debug)]
