@@ -18,7 +18,8 @@ use crate::row::{StoredRow, decode_stored};
 /// gives the row before it and moves over that. So one after the other gives the same row twice.
 ///
 /// Rows are borrowed: from the mapping, from the block cache, or from the cursor's buffers, which it keeps. Nothing is
-/// allocated for a row. Each is verified when it is handed out. After an error the cursor stays where it is.
+/// allocated for a row. Each is verified when it is handed out. After an error `next` and `prev` leave the cursor
+/// where it is; a search that fails leaves it at the beginning of the block that it led to.
 #[derive(Debug)]
 pub(crate) struct RunCursor {
     run: Arc<Run>,
