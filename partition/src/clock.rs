@@ -1,8 +1,59 @@
-//! The two clocks, each entering the program through one function here, so that nothing else reads one.
+//! The two clocks. The system's enter the program through here and nowhere else; a test may put one of its own in
+//! their place.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use crate::replica::Timestamp;
+
+/// What tells an owner loop the time: the system, or whoever turns the hands.
+#[derive(Clone, Debug, Default)]
+pub struct Clock {
+    /// Milliseconds, where somebody turns the hands; `None`: the system's clocks.
+    hands: Option<Arc<AtomicU64>>,
+}
+
+impl Clock {
+    /// The system's clocks.
+    #[must_use]
+    pub fn system() -> Self {
+        Clock::default()
+    }
+
+    /// A clock that shows the milliseconds which somebody else writes there; both clocks are this one.
+    #[must_use]
+    pub fn turned_by_hand(hands: Arc<AtomicU64>) -> Self {
+        Clock { hands: Some(hands) }
+    }
+
+    /// Milliseconds of a clock that never goes back: see [`now`].
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        match &self.hands {
+            None => now(),
+            Some(hands) => Timestamp(hands.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Milliseconds since 1970: see [`wall_clock_ms`].
+    #[must_use]
+    pub fn wall_clock_ms(&self) -> u64 {
+        match &self.hands {
+            None => wall_clock_ms(),
+            Some(hands) => hands.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits so long. False, at once, where the hands are turned by somebody, who would wait for us meanwhile.
+    #[must_use]
+    pub fn wait(&self, duration: Duration) -> bool {
+        if self.hands.is_none() {
+            let _ = crossbeam_channel::after(duration).recv();
+        }
+        self.hands.is_none()
+    }
+}
 
 /// Milliseconds of CLOCK_BOOTTIME: monotonic, and it goes on while the machine sleeps. A lease measured on
 /// a clock that stops in sleep would outlive the promises that it rests on.
@@ -20,4 +71,20 @@ pub fn now() -> Timestamp {
 pub fn wall_clock_ms() -> u64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_in_somebodys_hands_shows_what_they_say_and_waits_for_nobody() {
+        let hands = Arc::new(AtomicU64::new(7));
+        let clock = Clock::turned_by_hand(Arc::clone(&hands));
+        assert_eq!((clock.now(), clock.wall_clock_ms()), (Timestamp(7), 7));
+        hands.store(9, Ordering::Relaxed);
+        assert_eq!(clock.now(), Timestamp(9));
+        assert!(!clock.wait(Duration::from_secs(3_600)));
+        assert!(Clock::system().wait(Duration::ZERO), "the system's clock has waited");
+    }
 }

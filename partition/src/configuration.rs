@@ -19,9 +19,17 @@ use crate::replica::{Event, ObservedState, WriteOutcome};
 /// How long to wait before a read that failed is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// What the core asks of the coordination service.
 #[derive(Debug)]
-enum Request {
-    Write { expected: Version, state: PartitionState },
+pub enum Request {
+    /// Compare-and-set.
+    Write {
+        /// The version that it must still have.
+        expected: Version,
+        /// The new state.
+        state: PartitionState,
+    },
+    /// Read it again.
     Read,
 }
 
@@ -34,13 +42,43 @@ pub struct ConfigurationClient {
     reading: Arc<AtomicBool>,
 }
 
+/// The requests of one replica, in their order, for whoever does them.
+#[derive(Debug)]
+pub struct Requests {
+    requests: mpsc::UnboundedReceiver<Request>,
+    reading: Arc<AtomicBool>,
+}
+
+impl Requests {
+    /// The next one, if there is one now.
+    #[must_use]
+    pub fn try_next(&mut self) -> Option<Request> {
+        self.requests.try_recv().ok()
+    }
+
+    /// To be called when a read has succeeded, before its answer is given: what is asked for from now on is another one.
+    pub fn read_succeeded(&self) {
+        self.reading.store(false, Ordering::SeqCst);
+    }
+}
+
 impl ConfigurationClient {
     /// Starts the task that serves one replica; it ends with the last client.
     pub fn start(coordinator: Arc<dyn Coordinator>, partition: PartitionId, inbox: Inbox) -> Self {
-        let (requests, receiver) = mpsc::unbounded_channel();
+        let (client, requests) = ConfigurationClient::channel();
+        tokio::spawn(serve(coordinator, partition, inbox, requests));
+        client
+    }
+
+    /// A client whose requests somebody else does.
+    #[must_use]
+    pub fn channel() -> (Self, Requests) {
+        let (sender, requests) = mpsc::unbounded_channel();
         let reading = Arc::new(AtomicBool::new(false));
-        tokio::spawn(serve(coordinator, partition, inbox, receiver, Arc::clone(&reading)));
-        ConfigurationClient { requests, reading }
+        (
+            ConfigurationClient { requests: sender, reading: Arc::clone(&reading) },
+            Requests { requests, reading },
+        )
     }
 
     /// Compare-and-set; answered by [`Event::StateWritten`].
@@ -63,11 +101,10 @@ async fn serve(
     coordinator: Arc<dyn Coordinator>,
     partition: PartitionId,
     inbox: Inbox,
-    mut requests: mpsc::UnboundedReceiver<Request>,
-    reading: Arc<AtomicBool>,
+    mut requests: Requests,
 ) {
     let path = paths::partition_state(partition);
-    while let Some(request) = requests.recv().await {
+    while let Some(request) = requests.requests.recv().await {
         let event = match request {
             Request::Write { expected, state } => {
                 let value = records::encode(&state);
@@ -75,9 +112,9 @@ async fn serve(
                 debug!(%partition, ?outcome, epoch = %state.epoch, "wrote the partition's state");
                 Event::StateWritten { outcome }
             }
-            Request::Read => match read(&*coordinator, &path, &requests).await {
+            Request::Read => match read(&*coordinator, &path, &requests.requests).await {
                 Some(state) => {
-                    reading.store(false, Ordering::SeqCst);
+                    requests.read_succeeded();
                     Event::StateObserved { state }
                 }
                 None => return,

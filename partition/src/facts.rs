@@ -16,11 +16,10 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The facts of a store that was just made.
+    /// The facts of a store that was just made. Of the random bits the lower 63 name its generation: unlike every other
+    /// life's, but for one chance in 2^63.
     #[must_use]
-    pub fn new(partition_uuid: Ulid) -> Self {
-        // The random half of a ULID: unlike every other life's, but for one chance in 2^63.
-        let random = Ulid::generate().random();
+    pub fn new(partition_uuid: Ulid, random: u128) -> Self {
         let generation = Generation(u64::try_from(random & u128::from(u64::MAX >> 1)).unwrap_or(1));
         Facts { partition_uuid, generation, epoch_seen: Epoch(0) }
     }

@@ -2,7 +2,6 @@
 //! bring operations and messages.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use paddock_coordination::{
     ClusterId, ClusterRecord, Coordinator, Epoch, Member, NodeId, PartitionId, Version, Watch,
 };
 use paddock_proto::limits::MESSAGE_BYTES_MAX;
-use paddock_storage::{Options, Readable, Reader, ReplicatedStore};
+use paddock_storage::{Options, Readable, Reader};
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{mpsc, watch};
@@ -26,18 +25,18 @@ use ulid::Ulid;
 
 use crate::admission::read_failure;
 use crate::assignment::{Addresses, addresses};
-use crate::clock;
+use crate::clock::Clock;
 use crate::configuration::ConfigurationClient;
-use crate::facts::Facts;
 use crate::inbox::{Delivery, Inbox, inbox};
 use crate::metrics::Metrics;
 use crate::node::NodeDirectory;
+use crate::opening::{Faces, Identity, open_store};
 use crate::operation::{Answer, Arrival, Budget, Failure, Operation, Replies};
 use crate::peer::PeerNetwork;
 use crate::replica::config::WINDOW_BYTES_MAX;
-use crate::replica::{DurableState, Event, Message, ObservedState, Replica, ReplicaConfig, RoleName};
+use crate::replica::{Event, Message, ObservedState, RoleName};
 use crate::reply::{Reply, ReplySender};
-use crate::runtime::{OwnerLoop, Round};
+use crate::runtime::OwnerLoop;
 use crate::status::{ReplicaStatus, StatusCell};
 
 /// The most bytes of operations under way in one replica.
@@ -390,42 +389,48 @@ impl Host {
     }
 
     async fn start(&self, partition: PartitionId, uuid: Ulid) -> Result<Arc<Hosted>, FatalError> {
-        let path = self.directory.store(partition, uuid);
-        let options = self.storage.clone();
-        let opened = tokio::task::spawn_blocking(move || open_store(partition, uuid, &path, options)).await;
-        let (store, facts) = match opened {
-            Ok(opened) => opened?,
+        let identity = Identity {
+            partition,
+            partition_uuid: uuid,
+            node: self.node(),
+            lease_ms: self.cluster.lease_ms,
+            random: Ulid::generate().0,
+        };
+        let (path, options) = (self.directory.store(partition, uuid), self.storage.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            let opened = open_store(&identity, &path, options);
+            (identity, opened)
+        });
+        let (identity, opened) = match opened.await {
+            Ok(opened) => opened,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        let replica =
-            Replica::new(self.config(partition, &facts), durable_state(&store, &facts), clock::now());
+        let (store, facts) = opened?;
         let (inbox, outlet) = inbox();
         let bell = inbox.clone();
         store.when_relieved(move || bell.wake());
-        let status = StatusCell::new(partition, &replica, &store);
+        let faces = Faces {
+            outlet,
+            peers: self.network.sender(partition, uuid, facts.generation),
+            configuration: ConfigurationClient::start(
+                Arc::clone(&self.coordinator),
+                partition,
+                inbox.clone(),
+            ),
+            metrics: self.metrics.replica(partition.0),
+            clock: Clock::system(),
+        };
+        let owner = OwnerLoop::new(&identity, store, facts, faces);
         let hosted = Arc::new(Hosted {
             uuid,
-            inbox: inbox.clone(),
+            inbox,
             budget: Budget::new(OPERATIONS_BYTES_MAX),
             messages_budget: Budget::new(MESSAGES_BYTES_MAX),
-            reader: store.reader(),
-            status: status.clone(),
+            reader: owner.reader.clone(),
+            status: owner.status.clone(),
             told: Mutex::new(None),
             thread: Mutex::new(None),
         });
-        let owner = OwnerLoop {
-            partition,
-            reader: store.reader(),
-            peers: self.network.sender(partition, uuid, facts.generation),
-            configuration: ConfigurationClient::start(Arc::clone(&self.coordinator), partition, inbox),
-            metrics: self.metrics.replica(partition.0),
-            replica,
-            store,
-            facts,
-            outlet,
-            status,
-            round: Round::default(),
-        };
         let fatal = self.fatal.clone();
         let thread = std::thread::Builder::new()
             .name(format!("partition-{partition}"))
@@ -447,16 +452,6 @@ impl Host {
             replicas
         });
         Ok(hosted)
-    }
-
-    fn config(&self, partition: PartitionId, facts: &Facts) -> ReplicaConfig {
-        ReplicaConfig {
-            partition,
-            partition_uuid: facts.partition_uuid,
-            member: Member { node: self.node(), generation: facts.generation },
-            lease_ms: self.cluster.lease_ms,
-            nonce_seed: Ulid::generate().0,
-        }
     }
 
     async fn remove(&self, partition: PartitionId) {
@@ -507,37 +502,3 @@ async fn stop(hosted: &Hosted) {
 /// What each replica's store may use for its index, mapped files and cached blocks. A store alone would take half of the
 /// machine, and a node has several, and may share the machine with other nodes.
 const REPLICA_MEMORY_BYTES: u64 = 1 << 30;
-
-fn open_store(
-    partition: PartitionId,
-    uuid: Ulid,
-    path: &Path,
-    options: Options,
-) -> Result<(ReplicatedStore, Facts), FatalError> {
-    let store_error = |source| FatalError::Store { partition, source };
-    let mut store = ReplicatedStore::open(path, options).map_err(store_error)?;
-    let recovery = store.recovery();
-    info!(%partition, path = %path.display(), entries = recovery.entries, "opened the store");
-    if recovery.torn_bytes > 0 {
-        warn!(%partition, path = %path.display(), torn_bytes = recovery.torn_bytes,
-            "dropped the end of the log, which a crash cut short before it was acknowledged");
-    }
-    if store.metadata().is_empty() {
-        let facts = Facts::new(uuid);
-        store.set_metadata(&facts.encode()).map_err(store_error)?;
-        return Ok((store, facts));
-    }
-    let facts = Facts::decode(store.metadata()).map_err(|source| FatalError::Facts { partition, source })?;
-    Ok((store, facts))
-}
-
-fn durable_state(store: &ReplicatedStore, facts: &Facts) -> DurableState {
-    DurableState {
-        last: store.last(),
-        durable: store.durable(),
-        applied: store.applied(),
-        known_commit: store.known_commit(),
-        epochs: store.epochs().to_vec(),
-        epoch_seen: facts.epoch_seen,
-    }
-}

@@ -3,6 +3,7 @@
 //! ```text
 //! service/*   the wire's edge: exchange (routers), replication (peers), status
 //! host        which replicas this node has, by the cluster's map
+//! opening     from a store's directory to an owner loop
 //! inbox       what reaches an owner loop, bounded
 //! runtime     the owner loop: drains, admits, steps the core, performs its effects
 //!   admission   decides what a conditional write comes to
@@ -43,6 +44,7 @@ pub mod http;
 pub mod inbox;
 pub mod metrics;
 pub mod node;
+pub mod opening;
 pub mod operation;
 pub mod peer;
 pub mod replica;

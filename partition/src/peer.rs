@@ -48,12 +48,19 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Messages of one replica to its copy on another node.
 #[derive(Debug)]
-struct Parcel {
-    partition: PartitionId,
-    partition_uuid: Ulid,
-    generation: Generation,
-    messages: Vec<Message>,
+pub struct Parcel {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Which life of it.
+    pub partition_uuid: Ulid,
+    /// Which life of the sender's data.
+    pub generation: Generation,
+    /// The messages, in order.
+    pub messages: Vec<Message>,
 }
+
+/// The far end of a link, for whoever carries its parcels.
+pub type Parcels = mpsc::Receiver<Parcel>;
 
 /// This node's links to all others.
 #[derive(Clone)]
@@ -62,10 +69,8 @@ pub struct PeerNetwork {
 }
 
 struct Shared {
-    cluster: ClusterId,
-    me: NodeId,
-    addresses: watch::Receiver<Addresses>,
-    runtime: tokio::runtime::Handle,
+    /// Has somebody carry the parcels of a new link.
+    carry: Box<dyn Fn(NodeId, Parcels) + Send + Sync>,
     links: Mutex<HashMap<NodeId, mpsc::Sender<Parcel>>>,
 }
 
@@ -74,7 +79,16 @@ impl PeerNetwork {
     #[must_use]
     pub fn new(cluster: ClusterId, me: NodeId, addresses: watch::Receiver<Addresses>) -> Self {
         let runtime = tokio::runtime::Handle::current();
-        PeerNetwork { shared: Arc::new(Shared { cluster, me, addresses, runtime, links: Mutex::default() }) }
+        PeerNetwork::carried_by(move |node, parcels| {
+            let link = Link { cluster, me, node, addresses: addresses.clone(), parcels };
+            runtime.spawn(link.run());
+        })
+    }
+
+    /// Links whose parcels somebody else carries; told of each link once, when it is first used.
+    #[must_use]
+    pub fn carried_by(carry: impl Fn(NodeId, Parcels) + Send + Sync + 'static) -> Self {
+        PeerNetwork { shared: Arc::new(Shared { carry: Box::new(carry), links: Mutex::default() }) }
     }
 
     /// The sender of one replica.
@@ -94,15 +108,8 @@ impl PeerNetwork {
     fn link(&self, node: NodeId) -> mpsc::Sender<Parcel> {
         let mut links = self.shared.links.lock();
         let sender = links.entry(node).or_insert_with(|| {
-            let (sender, receiver) = mpsc::channel(PARCELS_MAX);
-            let link = Link {
-                cluster: self.shared.cluster,
-                me: self.shared.me,
-                node,
-                addresses: self.shared.addresses.clone(),
-                parcels: receiver,
-            };
-            self.shared.runtime.spawn(link.run());
+            let (sender, parcels) = mpsc::channel(PARCELS_MAX);
+            (self.shared.carry)(node, parcels);
             sender
         });
         sender.clone()
@@ -152,7 +159,7 @@ struct Link {
     me: NodeId,
     node: NodeId,
     addresses: watch::Receiver<Addresses>,
-    parcels: mpsc::Receiver<Parcel>,
+    parcels: Parcels,
 }
 
 impl Link {

@@ -34,7 +34,7 @@ use paddock_storage::{APPEND_OVERHEAD_BYTES, Need, Reader, ReplicatedStore};
 use tracing::{error, info, warn};
 
 use crate::admission::{Admission, Overlay, Verdict};
-use crate::clock::{self, Timestamp};
+use crate::clock::{Clock, Timestamp};
 use crate::configuration::ConfigurationClient;
 use crate::facts::Facts;
 use crate::inbox::{Delivery, Outlet};
@@ -82,6 +82,8 @@ pub struct OwnerLoop {
     pub status: StatusCell,
     /// Counters.
     pub metrics: Arc<ReplicaMetrics>,
+    /// What tells it the time.
+    pub clock: Clock,
     /// The rest.
     pub round: Round,
 }
@@ -115,28 +117,31 @@ impl OwnerLoop {
     /// The store's: it can no longer be trusted, and nothing more was acknowledged.
     pub fn run(mut self) -> Result<(), paddock_storage::Error> {
         self.publish();
-        while self.run_round()? {}
+        while self.run_round(self.outlet.receive(self.wait()))? {}
         self.step(Event::Stop)?;
         self.flush();
         self.store.close()
     }
 
-    /// One round; false when it is time to stop.
-    fn run_round(&mut self) -> Result<bool, paddock_storage::Error> {
-        let first = self.outlet.receive(self.wait());
+    /// One round, which begins with what has arrived, if anything has; false when it is time to stop. It waits for
+    /// nothing. To be called again when something arrives, and after [`OwnerLoop::wait`] at the latest.
+    ///
+    /// # Errors
+    /// The store's: as for [`OwnerLoop::run`].
+    pub fn run_round(&mut self, first: Option<Delivery>) -> Result<bool, paddock_storage::Error> {
         let (events, stop) = self.outlet.take_control();
         for event in events {
             self.step(event)?;
         }
         self.drain(first)?;
-        if clock::now() >= self.replica.next_deadline() {
+        if self.clock.now() >= self.replica.next_deadline() {
             self.step(Event::Tick)?;
         }
         self.admit()?;
         self.peers.flush();
         if std::mem::take(&mut self.round.unsynced) {
             let through = self.metrics.time_sync(|| self.store.sync())?;
-            self.round.unmarked_since = Some(clock::now());
+            self.round.unmarked_since = Some(self.clock.now());
             self.step(Event::Durable { through })?;
         }
         self.mark_when_idle()?;
@@ -149,7 +154,7 @@ impl OwnerLoop {
     /// Once nobody has written for a while, the store notes that its log is durable: so that later damage to its last
     /// entries cannot pass for an end that a crash tore.
     fn mark_when_idle(&mut self) -> Result<(), paddock_storage::Error> {
-        let due = |since: Timestamp| clock::now().0 >= since.0 + MARK_IDLE_AFTER_MS;
+        let due = |since: Timestamp| self.clock.now().0 >= since.0 + MARK_IDLE_AFTER_MS;
         if self.round.unmarked_since.is_some_and(due) {
             self.round.unmarked_since = None;
             self.store.mark_durable()?;
@@ -159,7 +164,7 @@ impl OwnerLoop {
 
     /// Answers what has waited past its deadline; looked at now and then, since it passes over all.
     fn expire(&mut self) {
-        let now = clock::now();
+        let now = self.clock.now();
         if now.0 >= self.round.expired_at.0 + EXPIRE_INTERVAL_MS {
             self.round.expired_at = now;
             self.round.waiting.expire(now, self.replica.epoch(), &mut self.round.replies);
@@ -175,12 +180,14 @@ impl OwnerLoop {
         }
     }
 
-    fn wait(&self) -> Duration {
+    /// How long the next round may be waited with, if nothing arrives.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
         if self.round.more_reads || self.round.more_writes {
             return Duration::ZERO;
         }
         let mark = self.round.unmarked_since.map_or(u64::MAX, |since| since.0 + MARK_IDLE_AFTER_MS);
-        let due = self.replica.next_deadline().0.min(mark).saturating_sub(clock::now().0);
+        let due = self.replica.next_deadline().0.min(mark).saturating_sub(self.clock.now().0);
         Duration::from_millis(due).min(WAIT_MAX)
     }
 
@@ -191,7 +198,7 @@ impl OwnerLoop {
     }
 
     fn publish(&mut self) {
-        self.status.publish(clock::now(), &self.replica, &self.store);
+        self.status.publish(self.clock.now(), &self.replica, &self.store);
     }
 
     /// Takes what waits in the inbox, up to a round's fill.
@@ -228,7 +235,7 @@ impl OwnerLoop {
         let mut next = Some(event);
         let mut follow_ups = VecDeque::new();
         while let Some(event) = next {
-            for effect in self.replica.step(clock::now(), event) {
+            for effect in self.replica.step(self.clock.now(), event) {
                 if let Some(follow_up) = self.perform(effect)? {
                     follow_ups.push_back(follow_up);
                 }
@@ -299,7 +306,7 @@ impl OwnerLoop {
         if self.round.arrivals.is_empty() && self.round.postponed.is_empty() {
             return Ok(());
         }
-        let now = clock::now();
+        let now = self.clock.now();
         for operation in std::mem::take(&mut self.round.arrivals) {
             if operation.deadline <= now {
                 self.answer_late(operation);
@@ -411,7 +418,7 @@ impl OwnerLoop {
             return Ok(());
         }
         let end = self.store.last().sequence.0 + u64::from(rows.count());
-        self.step(Event::Propose { rows: rows.finish(), log_time_ms: clock::wall_clock_ms() })?;
+        self.step(Event::Propose { rows: rows.finish(), log_time_ms: self.clock.wall_clock_ms() })?;
         // Writes would wait for entries that are not theirs. What ends a reign on the way has answered them.
         assert!(
             self.replica.role() != RoleName::Leader || self.store.last().sequence.0 == end,

@@ -5,7 +5,6 @@ use tracing::error;
 
 use super::{OwnerLoop, refused};
 use crate::admission::read_failure;
-use crate::clock;
 use crate::operation::{Answer, Failure, Kind};
 use crate::replica::Refusal;
 
@@ -22,7 +21,7 @@ impl OwnerLoop {
         if self.round.waiting.reads.is_empty() {
             return;
         }
-        match self.replica.may_read(clock::now()) {
+        match self.replica.may_read(self.clock.now()) {
             Ok(()) => {}
             // A lease that is missing comes back with the next grants, or when a silent follower has left.
             Err(Refusal::NotReady | Refusal::Unavailable { .. }) => return,
@@ -49,7 +48,7 @@ impl OwnerLoop {
                 served.push((read, answer));
             }
         }
-        if self.replica.may_read(clock::now()).is_ok() {
+        if self.replica.may_read(self.clock.now()).is_ok() {
             for (read, answer) in served {
                 self.round.replies.answer(read.operation, self.replica.epoch(), answer);
             }

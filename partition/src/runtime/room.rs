@@ -7,7 +7,7 @@ use paddock_storage::{APPEND_OVERHEAD_BYTES, Need, ReplicatedStore, RowRef};
 use tracing::warn;
 
 use super::{OwnerLoop, Round};
-use crate::clock::{self, Timestamp};
+use crate::clock::Timestamp;
 use crate::replica::Message;
 
 /// How often a full disk, or a compaction that is behind, is mentioned in the log, in milliseconds.
@@ -38,7 +38,7 @@ impl OwnerLoop {
     /// when that is over.
     pub(super) fn is_congested(&mut self) -> bool {
         let is_congested = self.store.is_congested();
-        if is_congested && is_due(&mut self.round.congestion_noticed) {
+        if is_congested && is_due(&mut self.round.congestion_noticed, self.clock.now()) {
             let waiting = self.store.stats().compaction.waiting_tails;
             warn!(partition = %self.partition, waiting, "writes wait for compaction, which is behind");
         }
@@ -50,7 +50,7 @@ impl OwnerLoop {
         match self.store.reserve(bytes, need) {
             Ok(()) => Ok(true),
             Err(error @ paddock_storage::Error::DiskFull { .. }) => {
-                self.round.notice_full_disk(self.partition, &error);
+                self.round.notice_full_disk(self.partition, &error, self.clock.now());
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -62,12 +62,12 @@ impl OwnerLoop {
         &mut self,
         mut write: impl FnMut(&mut ReplicatedStore) -> Result<T, paddock_storage::Error>,
     ) -> Result<T, paddock_storage::Error> {
-        let Self { store, outlet, round, partition, .. } = self;
+        let Self { store, outlet, round, partition, clock, .. } = self;
         until_there_is_room(
             || write(store),
             |error| {
-                round.notice_full_disk(*partition, error);
-                !outlet.is_stopping()
+                round.notice_full_disk(*partition, error, clock.now());
+                !outlet.is_stopping() && clock.wait(DISK_FULL_RETRY)
             },
         )
     }
@@ -75,16 +75,15 @@ impl OwnerLoop {
 
 impl Round {
     /// Says in the log that the disk is full, now and then.
-    fn notice_full_disk(&mut self, partition: PartitionId, error: &paddock_storage::Error) {
-        if is_due(&mut self.disk_full_noticed) {
+    fn notice_full_disk(&mut self, partition: PartitionId, error: &paddock_storage::Error, now: Timestamp) {
+        if is_due(&mut self.disk_full_noticed, now) {
             warn!(%partition, %error, "the disk is full");
         }
     }
 }
 
 /// Whether something that goes on is to be mentioned again.
-fn is_due(noticed: &mut Option<Timestamp>) -> bool {
-    let now = clock::now();
+fn is_due(noticed: &mut Option<Timestamp>, now: Timestamp) -> bool {
     let is_due = noticed.is_none_or(|last| now.0.saturating_sub(last.0) >= NOTICE_MS);
     if is_due {
         *noticed = Some(now);
@@ -92,16 +91,14 @@ fn is_due(noticed: &mut Option<Timestamp>) -> bool {
     is_due
 }
 
-/// Tries a write again for as long as nothing but a full disk speaks against it, and `go_on` says so.
+/// Tries a write again for as long as nothing but a full disk speaks against it, and `go_on`, which waits, says so.
 fn until_there_is_room<T>(
     mut write: impl FnMut() -> Result<T, paddock_storage::Error>,
     mut go_on: impl FnMut(&paddock_storage::Error) -> bool,
 ) -> Result<T, paddock_storage::Error> {
     loop {
         match write() {
-            Err(error @ paddock_storage::Error::DiskFull { .. }) if go_on(&error) => {
-                let _ = crossbeam_channel::after(DISK_FULL_RETRY).recv();
-            }
+            Err(error @ paddock_storage::Error::DiskFull { .. }) if go_on(&error) => {}
             outcome => return outcome,
         }
     }
