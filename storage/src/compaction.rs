@@ -371,4 +371,4 @@ impl Drop for FailOnPanic<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,6 +9,8 @@
 //! index gives a row above `applied` asks the parts instead, as of `applied`. So all rows of one `apply` are seen at once, and
 //! nobody waits for anybody: a point read takes no lock.
 
+mod applying;
+
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt;
@@ -16,16 +18,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use arc_swap::Guard;
+pub(crate) use self::applying::TOUCHED_TOGETHER;
 use paddock_index::{HashIndex, HashReader, OrderedTail, PackedLocator};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::capture::Capture;
 use crate::compaction::pace::Foreground;
 use crate::error::Result;
-use crate::file_table::{FileTable, Files, Handle, is_tombstone};
+use crate::file_table::{Files, Handle, is_tombstone};
 use crate::position::Sequence;
-use crate::row::{Frames, StoredRow, decode_stored, verified};
+use crate::row::StoredRow;
 use crate::row_buffer::with_buffer;
 use crate::run::FoundRow;
 use crate::view::{FrozenTail, SortedRun, View};
@@ -99,8 +101,8 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    pub(crate) fn note(&mut self, place: PackedLocator) {
-        let bytes = u64::from(place.length_max());
+    /// One more row, of so many bytes.
+    pub(crate) fn note(&mut self, place: PackedLocator, bytes: u64) {
         if is_tombstone(place) {
             self.tombstone_bytes += bytes;
         } else {
@@ -108,13 +110,19 @@ impl Loaded {
             self.put_bytes += bytes;
         }
     }
+
+    /// Without these. What was rounded may leave less than nothing, which is nothing.
+    pub(crate) fn less(&self, lost: &Loaded) -> Loaded {
+        Loaded {
+            puts: self.puts.saturating_sub(lost.puts),
+            put_bytes: self.put_bytes.saturating_sub(lost.put_bytes),
+            tombstone_bytes: self.tombstone_bytes.saturating_sub(lost.tombstone_bytes),
+        }
+    }
 }
 
 /// Rows moved under one hold of the index's lock.
 const MOVED_AT_ONCE: usize = 256;
-
-/// So many rows before it is needed a row's place in the index is touched.
-const TOUCHED_AHEAD: usize = 32;
 
 /// What the hash index says of a key.
 enum Hashed<T> {
@@ -136,8 +144,8 @@ impl fmt::Debug for Contents {
 }
 
 impl Contents {
-    /// With an index that points into these files.
-    pub(crate) fn new(files: Files, hash: HashIndex) -> Contents {
+    /// With an index that points into these files, and whether it has every key but those of cold runs.
+    pub(crate) fn new(files: Files, hash: HashIndex, is_complete: bool) -> Contents {
         let lookup = hash.reader().clone();
         Contents {
             hash: Mutex::new(hash),
@@ -150,7 +158,7 @@ impl Contents {
                 last_segment: None,
             }),
             generation: AtomicU64::new(0),
-            complete: AtomicBool::new(true),
+            complete: AtomicBool::new(is_complete),
             index_ahead: AtomicU64::new(0),
             has_cold: AtomicBool::new(false),
             applied: AtomicU64::new(0),
@@ -291,10 +299,8 @@ impl Contents {
     /// Reads a key's row as [`Self::apply`] will have to, and forgets it.
     pub(crate) fn warm(&self, key: &[u8]) {
         let files = self.files.load();
-        let is_key = |place| {
-            let known = with_buffer(|buffer| row_of(&files, place, key, buffer));
-            Ok::<_, Infallible>(matches!(known, Known::Row(..)))
-        };
+        let is_key =
+            |place| Ok::<_, Infallible>(with_buffer(|buffer| files.length_of(place, key, buffer)).is_some());
         let _ = self.lookup.get(key, is_key);
     }
 
@@ -341,38 +347,6 @@ impl Contents {
             })?;
             Ok(hashed)
         })
-    }
-
-    /// Takes rows in that lie in a file from `offset` on, the first of them with sequence `first`. They are seen from
-    /// [`Contents::set_applied`] on.
-    pub(crate) fn apply(&self, handle: Handle, offset: u64, first: Sequence, frames: &Frames<'_>) {
-        let hash = self.hash.lock();
-        // Under the lock: a run whose rows have left the index is known to be cold by then.
-        let cold = self.has_cold.load(Acquire).then(|| self.view());
-        let keep_deletes = !self.complete.load(Acquire) || first.0 <= self.index_ahead.load(Acquire);
-        let mut places = Vec::new();
-        let files = self.files.load();
-        let mut pointing = Pointing { contents: self, cold: cold.as_deref(), keep_deletes, hash, files };
-        let mut hashes = Hashes::new(&self.lookup, frames.clone());
-        for (sequence, frame) in (first.0..).zip(frames.clone()) {
-            self.indexed.store(sequence, Release);
-            let hash = hashes.next();
-            let Some((key, hash)) = frame.stored.row.key().zip(hash) else {
-                places.push(None);
-                continue;
-            };
-            let length = frame.stored.bytes.len();
-            let place = handle.place(!frame.stored.row.is_put(), offset + frame.offset as u64, length);
-            places.push(place.filter(|place| pointing.point(key, hash, *place, length as u64)));
-        }
-        drop(pointing);
-        let mut parts = self.parts.lock();
-        parts.last_segment = Some(handle);
-        for ((sequence, frame), place) in (first.0..).zip(frames.clone()).zip(places) {
-            if let (Some(place), Some(key)) = (place, frame.stored.row.key()) {
-                parts.tail.push(key, sequence, place, is_tombstone(place));
-            }
-        }
     }
 
     /// From now on readers see everything up to here.
@@ -483,61 +457,10 @@ impl Contents {
         }
     }
 
-    /// Points a key at its row in a run, unless the index knows a newer one: how opening fills the index.
-    pub(crate) fn load_row(&self, key: &[u8], sequence: Sequence, place: PackedLocator, length: u64) {
-        let mut hash = self.hash.lock();
-        let files = self.files.load();
-        let (mut newer, mut known_bytes) = (None, 0);
-        let inserted = hash.insert(key, place, |found| {
-            let known = with_buffer(|buffer| row_of(&files, found, key, buffer));
-            if let Known::Row(known, bytes) = known {
-                known_bytes = bytes;
-                newer = (known > sequence).then_some(found);
-            }
-            Ok::<_, Infallible>(!matches!(known, Known::AnotherKey))
-        });
-        match (inserted, newer) {
-            (Ok(_), Some(newer)) => {
-                hash.replace_if(key, place, newer);
-            }
-            (Ok(replaced), None) => {
-                let replaced = replaced.map(|replaced| (replaced, known_bytes));
-                self.count(&files, replaced, place, length);
-            }
-            (Err(_), _) => self.complete.store(false, Release),
-        }
-    }
-
     /// The index was loaded from a checkpoint that knew entries up to here, though not where they are now: it lacks the keys
     /// that were written last by one of them, also those that have older rows in runs.
     pub(crate) fn set_index_ahead(&self, through: Sequence) {
         self.index_ahead.store(through.0, Release);
-    }
-
-    /// Keeps count when a key's newest row changes.
-    fn count(
-        &self,
-        files: &FileTable,
-        replaced: Option<(PackedLocator, u64)>,
-        place: PackedLocator,
-        length: u64,
-    ) {
-        if let Some((replaced, replaced_bytes)) = replaced {
-            if let Some(file) = files.of(replaced) {
-                file.take_live_bytes(replaced_bytes);
-            }
-            if !is_tombstone(replaced) {
-                self.records.fetch_sub(1, Relaxed);
-                take(&self.live_bytes, replaced_bytes);
-            }
-        }
-        if let Some(file) = files.of(place) {
-            file.add_live_bytes(length);
-        }
-        if !is_tombstone(place) {
-            self.records.fetch_add(1, Relaxed);
-            self.live_bytes.fetch_add(length, Relaxed);
-        }
     }
 }
 
@@ -549,109 +472,4 @@ pub(crate) fn take(count: &AtomicU64, bytes: u64) {
 /// What `take` makes of a row, unless that is a delete.
 pub(crate) fn take_put<T>(found: &FoundRow, take: impl FnOnce(&StoredRow<'_>) -> T) -> Option<T> {
     found.row().filter(|row| row.row.is_put()).map(|row| take(&row))
-}
-
-/// The writer's hold on the index, for one batch.
-struct Pointing<'a> {
-    contents: &'a Contents,
-    cold: Option<&'a View>,
-    /// Whether a key may have a row though the index does not know it.
-    keep_deletes: bool,
-    hash: MutexGuard<'a, HashIndex>,
-    files: Guard<Arc<FileTable>>,
-}
-
-impl Pointing<'_> {
-    /// Points a key at its newest row. False: a delete of a key that has no row anywhere, which leaves no trace.
-    ///
-    /// Where some run is cold, whether a key that the index does not know is new is answered by the runs' filters: the
-    /// count of records is then right but for their errors, about one in a hundred.
-    fn point(&mut self, key: &[u8], key_hash: u64, place: PackedLocator, length: u64) -> bool {
-        let Pointing { contents, cold, keep_deletes, hash, files } = self;
-        let mut known_bytes = 0;
-        let mut is_key = |found| {
-            let known = with_buffer(|buffer| row_of(files, found, key, buffer));
-            Ok::<_, Infallible>(match known {
-                Known::Row(_, bytes) => {
-                    known_bytes = bytes;
-                    true
-                }
-                Known::AnotherKey => false,
-            })
-        };
-        if is_tombstone(place) && cold.is_none() && !*keep_deletes {
-            let Ok(Some(found)) = hash.reader().get_hashed(key_hash, &mut is_key) else { return false };
-            hash.replace_if_hashed(key_hash, found, place);
-            contents.count(files, Some((found, known_bytes)), place, length);
-            return true;
-        }
-        match hash.insert_hashed(key_hash, place, is_key) {
-            Ok(Some(replaced)) => contents.count(files, Some((replaced, known_bytes)), place, length),
-            Ok(None) => {
-                contents.count(files, None, place, length);
-                if cold.is_some_and(|view| view.may_be_cold(key)) {
-                    let _ = contents.records.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
-                }
-            }
-            // Beyond four thousand million keys. From here on what it does not know is searched for.
-            Err(_) => contents.complete.store(false, Release),
-        }
-        true
-    }
-}
-
-/// The hashes of rows' keys; of a marker, of nothing. Where there are many, their places in the index are brought into the
-/// processor's cache some rows before they are needed: waiting for memory would be most of the work.
-struct Hashes<'a> {
-    lookup: &'a HashReader,
-    frames: Frames<'a>,
-    ahead: [u64; TOUCHED_AHEAD],
-    touched: usize,
-    given: usize,
-}
-
-impl<'a> Hashes<'a> {
-    fn new(lookup: &'a HashReader, frames: Frames<'a>) -> Hashes<'a> {
-        Hashes { lookup, frames, ahead: [0; TOUCHED_AHEAD], touched: 0, given: 0 }
-    }
-}
-
-impl Iterator for Hashes<'_> {
-    type Item = u64;
-
-    fn next(&mut self) -> Option<u64> {
-        while self.touched - self.given < TOUCHED_AHEAD
-            && let Some(frame) = self.frames.next()
-        {
-            let hash = self.lookup.hash(frame.stored.row.key().unwrap_or_default());
-            self.lookup.touch(hash);
-            self.ahead[self.touched % TOUCHED_AHEAD] = hash;
-            self.touched += 1;
-        }
-        let hash = self.ahead[self.given % TOUCHED_AHEAD];
-        (self.given < self.touched).then(|| {
-            self.given += 1;
-            hash
-        })
-    }
-}
-
-/// What stands at a place.
-enum Known {
-    /// The key's row, with its sequence and its length; or a damaged one, of which only the class of its length is known. The index has some forty bits of each key's hash: if they
-    /// agree and the row cannot be read, it is the key's. To take it for another's would leave two rows of one key in the index.
-    Row(Sequence, u64),
-    AnotherKey,
-}
-
-fn row_of(files: &FileTable, place: PackedLocator, key: &[u8], buffer: &mut Vec<u8>) -> Known {
-    let damaged = Known::Row(Sequence(0), u64::from(place.length_max()));
-    let Some(file) = files.of(place) else { return damaged };
-    let Ok(bytes) = file.bytes_at(place, buffer) else { return damaged };
-    match decode_stored(bytes) {
-        Some(row) if row.row.key() == Some(key) => Known::Row(row.sequence, row.bytes.len() as u64),
-        // Verified only now: this happens once in very many lookups.
-        _ if verified(bytes).is_ok() => Known::AnotherKey,
-        _ => damaged,
-    }
 }

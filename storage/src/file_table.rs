@@ -137,6 +137,28 @@ impl FileTable {
         self.entries.iter().flatten().map(|entry| &**entry)
     }
 
+    /// The number of handles given so far, of files that are gone too.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How long the row at a place is if it is this key's, and `None` if it is another's.
+    ///
+    /// Of a damaged row only the class of its length is known, and it counts as the key's: an index has some forty bits of
+    /// each key's hash, and if they agree and the row cannot be read, it is the key's. To take it for another's would leave
+    /// two rows of one key in the index.
+    pub(crate) fn length_of(&self, place: PackedLocator, key: &[u8], buffer: &mut Vec<u8>) -> Option<u64> {
+        let damaged = Some(u64::from(place.length_max()));
+        let Some(file) = self.of(place) else { return damaged };
+        let Ok(bytes) = file.bytes_at(place, buffer) else { return damaged };
+        match decode_stored(bytes) {
+            Some(row) if row.row.key() == Some(key) => Some(row.bytes.len() as u64),
+            // Verified only now: this happens once in very many lookups.
+            _ if verified(bytes).is_ok() => None,
+            _ => damaged,
+        }
+    }
+
     pub(crate) fn get(&self, handle: Handle) -> Option<&Arc<FileEntry>> {
         self.entries.get(handle.0 as usize)?.as_ref()
     }

@@ -1,13 +1,20 @@
 //! Opening, as far as it does not concern the log: the runs, and the index over them.
 
+mod filling;
+mod reading;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use paddock_index::HashIndex;
 
+use self::filling::Filling;
+use self::reading::{Unread, for_each_batch};
 use crate::contents::{Contents, Loaded};
 use crate::directory::Directory;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::file_table::{Files, Handle, Source};
 use crate::files::{Catalogue, CataloguedRun};
 use crate::index_checkpoint::Checkpoint;
@@ -28,30 +35,11 @@ pub(crate) fn load(
     for run in &catalogue.runs {
         runs.push(open_run(directory, catalogue, memory, &files, run)?);
     }
-    // Of a run that a merge has partly moved on, a checkpoint may still know rows that are gone: deleted ones, of which the
-    // merge has left nothing. Without their keys nobody can tell them, so such a run is read.
-    let whole = || runs.iter().filter(|run| !run.cold && run.from.is_none()).flat_map(|run| &run.files);
-    let handles: HashMap<u32, Handle> = whole().map(|file| (file.run.number(), file.handle)).collect();
-    let mut loaded: HashMap<Handle, Loaded> = HashMap::new();
-    let hash = match checkpoint {
-        Some(checkpoint) => {
-            checkpoint.load(&handles, |place| loaded.entry(Handle::of(place)).or_default().note(place))?
-        }
-        None => HashIndex::new(catalogue.store_id.seed()),
-    };
-    let contents = Contents::new(files, hash);
-    for (handle, loaded) in &loaded {
-        contents.count_loaded(*handle, loaded);
-    }
-    // From the oldest to the newest, though a checkpoint may know a newer row than a run that it does not cover.
-    for run in runs.iter().filter(|run| !run.cold) {
-        let is_known = |file: &&RunFile| {
-            run.from.is_none() && checkpoint.is_some_and(|checkpoint| checkpoint.covers(file.run.number()))
-        };
-        for file in run.files.iter().filter(|file| !is_known(file)) {
-            load_file(&contents, run, file)?;
-        }
-    }
+    let (hash, noted) = begin(catalogue, &runs, checkpoint)?;
+    let mut filling = Filling::new(hash, &files, &runs, noted);
+    let reader = filling.index().reader().clone();
+    for_each_batch(&unread(&runs, checkpoint), &reader, |batch| filling.take(&batch))?;
+    let contents = filling.finish(files);
     if let Some(checkpoint) = checkpoint {
         contents.set_checkpointed(checkpoint.covered().collect());
         contents.set_index_ahead(checkpoint.applied);
@@ -59,6 +47,44 @@ pub(crate) fn load(
     contents.count_cold(&runs);
     contents.publish(|_| View { frozen: Vec::new(), runs });
     Ok(contents)
+}
+
+/// The index that a checkpoint gives, and by handle the rows that it points at; without one an empty index.
+///
+/// Of a run that a merge has partly moved on, a checkpoint may still know rows that are gone: deleted ones, of which the
+/// merge has left nothing. Without their keys nobody can tell them, so such a run is read.
+fn begin(
+    catalogue: &Catalogue,
+    runs: &[SortedRun],
+    checkpoint: Option<&Checkpoint>,
+) -> Result<(HashIndex, Vec<Loaded>)> {
+    let Some(checkpoint) = checkpoint else {
+        return Ok((HashIndex::new(catalogue.store_id.seed()), Vec::new()));
+    };
+    let whole = runs.iter().filter(|run| !run.cold && run.from.is_none()).flat_map(|run| &run.files);
+    let handles: HashMap<u32, Handle> = whole.map(|file| (file.run.number(), file.handle)).collect();
+    let count = handles.values().map(|handle| handle.0 as usize + 1).max().unwrap_or(0);
+    let mut noted = vec![Loaded::default(); count];
+    let hash = checkpoint.load(&handles, |place| {
+        if let Some(noted) = noted.get_mut(Handle::of(place).0 as usize) {
+            noted.note(place, u64::from(place.length_max()));
+        }
+    })?;
+    Ok((hash, noted))
+}
+
+/// What a checkpoint does not cover.
+fn unread(runs: &[SortedRun], checkpoint: Option<&Checkpoint>) -> Vec<Unread> {
+    let mut unread = Vec::new();
+    for run in runs.iter().filter(|run| !run.cold) {
+        let is_known = |file: &RunFile| {
+            run.from.is_none() && checkpoint.is_some_and(|checkpoint| checkpoint.covers(file.run.number()))
+        };
+        for file in run.files.iter().filter(|file| !is_known(file)) {
+            unread.push(Unread { handle: file.handle, run: file.run.clone(), from: run.from.clone() });
+        }
+    }
+    unread
 }
 
 fn open_run(
@@ -74,23 +100,4 @@ fn open_run(
         opened.push(RunFile { handle: files.add(Source::Run(run.clone()))?, run });
     }
     Ok(SortedRun { files: opened, from: run.from.as_deref().map(Arc::from), cold: run.cold })
-}
-
-/// Points the index at the rows of a file, but for those that a merge has moved on and those that are newer elsewhere.
-fn load_file(contents: &Contents, sorted: &SortedRun, file: &RunFile) -> Result<()> {
-    let mut unplaceable = false;
-    file.run.for_each_location(|key, sequence, offset, length, tombstone| {
-        if sorted.from.as_ref().is_some_and(|from| key < &**from) {
-            return;
-        }
-        match file.handle.place(tombstone, u64::from(offset), length as usize) {
-            Some(place) => contents.load_row(key, sequence, place, u64::from(length)),
-            None => unplaceable = true,
-        }
-    })?;
-    // Said of files that no place can name: Files::add refuses to take them in.
-    if unplaceable {
-        return Err(Error::corrupt(file.run.path(), 0, "a row lies beyond what an index can point at"));
-    }
-    Ok(())
 }

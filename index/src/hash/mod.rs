@@ -359,6 +359,22 @@ impl HashReader {
         (self.table.function)(self.table.seed, key)
     }
 
+    /// The number of the bucket in which a key of this hash is looked for, as of now. Buckets of neighbouring numbers lie
+    /// side by side in memory: who has many keys to insert does it fastest in the order of their buckets.
+    ///
+    /// ```
+    /// # use paddock_index::HashIndex;
+    /// let index = HashIndex::new(42);
+    /// let mut keys: Vec<String> = (0..1_000).map(|number| format!("key {number}")).collect();
+    /// keys.sort_by_key(|key| index.reader().bucket(index.reader().hash(key.as_bytes())));
+    /// # let buckets = keys.iter().map(|key| index.reader().bucket(index.reader().hash(key.as_bytes())));
+    /// # assert!(buckets.is_sorted());
+    /// ```
+    #[must_use]
+    pub fn bucket(&self, hash: u64) -> u32 {
+        self.table.state.load().home(KeyHash::new(hash))
+    }
+
     /// Has the processor fetch what a call with this hash will look at, without waiting for it. Memory takes its
     /// time for each of many keys: called for a few dozen hashes before the first of them is looked up or written,
     /// it makes them wait together.

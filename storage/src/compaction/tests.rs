@@ -31,24 +31,24 @@ use crate::row::{Frames, RowsBuilder};
 use crate::run::Compression;
 
 /// A key's value, and when it expires.
-pub(super) type Value = (Vec<u8>, Option<u64>);
+pub(crate) type Value = (Vec<u8>, Option<u64>);
 
 /// A write: a key and its value, or a delete.
-pub(super) type Write = (Vec<u8>, Option<Value>);
+pub(crate) type Write = (Vec<u8>, Option<Value>);
 
 /// The time in tests.
-pub(super) const NOW_MS: u64 = 1_000;
+pub(crate) const NOW_MS: u64 = 1_000;
 
-pub(super) const TUNING: Tuning =
+pub(crate) const TUNING: Tuning =
     Tuning { garbage_bytes_min: 2_000, kept_file_bytes_min: 1_000, ..Tuning::DEFAULT };
 
 /// A store without a log. What was written and is not flushed is in memory here, and survives every crash.
-pub(super) struct Workshop {
-    pub(super) disk: FaultyDisk,
-    pub(super) contents: Arc<Contents>,
-    pub(super) compaction: Compaction,
-    pub(super) memory: Arc<Memory>,
-    directory: Directory,
+pub(crate) struct Workshop {
+    pub(crate) disk: FaultyDisk,
+    pub(crate) contents: Arc<Contents>,
+    pub(crate) compaction: Compaction,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) directory: Directory,
     /// Everything that was ever written, by sequence from 1 on.
     history: Vec<Write>,
     segments: u32,
@@ -56,11 +56,11 @@ pub(super) struct Workshop {
 
 /// How a workshop is to be.
 #[derive(Clone, Copy)]
-pub(super) struct Plan {
-    pub(super) hash_entries_max: u64,
-    pub(super) file_bytes: u64,
-    pub(super) file_rows_max: u64,
-    pub(super) expiry: bool,
+pub(crate) struct Plan {
+    pub(crate) hash_entries_max: u64,
+    pub(crate) file_bytes: u64,
+    pub(crate) file_rows_max: u64,
+    pub(crate) expiry: bool,
 }
 
 impl Default for Plan {
@@ -70,13 +70,13 @@ impl Default for Plan {
 }
 
 impl Workshop {
-    pub(super) fn new(plan: Plan) -> Workshop {
+    pub(crate) fn new(plan: Plan) -> Workshop {
         let disk = FaultyDisk::new();
         Workshop::open(disk, plan, Vec::new()).unwrap()
     }
 
     /// Opens what is on a disk, as a store does: runs that FILES names, and the log behind them.
-    pub(super) fn open(disk: FaultyDisk, plan: Plan, history: Vec<Write>) -> Result<Workshop> {
+    pub(crate) fn open(disk: FaultyDisk, plan: Plan, history: Vec<Write>) -> Result<Workshop> {
         let options = Options::new().memory_bytes(8 << 20).disk(Arc::new(disk.clone()));
         let memory = Memory::new(&options);
         let directory = Directory::prepare(Path::new("/store"), Arc::new(disk.clone()))?;
@@ -109,12 +109,12 @@ impl Workshop {
     }
 
     /// Everything that was written.
-    pub(super) fn history(&self) -> &[Write] {
+    pub(crate) fn history(&self) -> &[Write] {
         &self.history
     }
 
     /// Writes into a segment of its own, and applies.
-    pub(super) fn write(&mut self, writes: &[Write]) -> Result<()> {
+    pub(crate) fn write(&mut self, writes: &[Write]) -> Result<()> {
         if writes.is_empty() {
             return Ok(());
         }
@@ -151,24 +151,24 @@ impl Workshop {
     }
 
     /// Freezes the tail, as the log's owner does.
-    pub(super) fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         if self.contents.freeze() {
             self.compaction.froze();
         }
     }
 
     /// Does all there is to do.
-    pub(super) fn rest(&self) -> Result<()> {
+    pub(crate) fn rest(&self) -> Result<()> {
         self.compaction.work_while(|| true)
     }
 
     /// What everything written comes to.
-    pub(super) fn model(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    pub(crate) fn model(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
         model(&self.history)
     }
 
     /// Compares all ways of reading with the model.
-    pub(super) fn check(&self) {
+    pub(crate) fn check(&self) {
         let model = self.model();
         assert_eq!(scan(&self.contents), model, "a scan");
         let keys: BTreeSet<&Vec<u8>> = self.history.iter().map(|(key, _)| key).collect();
@@ -179,14 +179,14 @@ impl Workshop {
     }
 
     /// Bytes of the files of runs on the disk, and how many there are.
-    pub(super) fn run_files(&self) -> (u64, usize) {
+    pub(crate) fn run_files(&self) -> (u64, usize) {
         let paths = self.disk.paths();
         let runs: Vec<_> = paths.iter().filter(|path| path.starts_with(&self.directory.runs)).collect();
         (runs.iter().map(|path| self.disk.bytes(path).unwrap().len() as u64).sum(), runs.len())
     }
 }
 
-pub(super) fn model(history: &[Write]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub(crate) fn model(history: &[Write]) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut model = BTreeMap::new();
     for (key, value) in history {
         match value {
@@ -204,12 +204,12 @@ fn shown(row: &crate::row::StoredRow<'_>) -> Option<Vec<u8>> {
     (!Expiry::At(NOW_MS).hides(row.expires_at_ms())).then(|| row.value().map(<[u8]>::to_vec)).flatten()
 }
 
-pub(super) fn get(contents: &Contents, key: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn get(contents: &Contents, key: &[u8]) -> Option<Vec<u8>> {
     contents.read(key, shown).unwrap().flatten()
 }
 
 /// All records, by the ordered parts alone.
-pub(super) fn scan(contents: &Contents) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub(crate) fn scan(contents: &Contents) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let capture = contents.capture();
     let mut cursor = MergeCursor::new(&capture, Direction::Forward, Bound::Unbounded).unwrap();
     let mut found = BTreeMap::new();
@@ -228,7 +228,7 @@ pub(super) fn scan(contents: &Contents) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 /// Numbers that look random and are the same each time.
-pub(super) fn dice(seed: u64) -> impl FnMut(u32) -> u32 {
+pub(crate) fn dice(seed: u64) -> impl FnMut(u32) -> u32 {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     move |below| {
         state ^= state << 13;
@@ -239,7 +239,7 @@ pub(super) fn dice(seed: u64) -> impl FnMut(u32) -> u32 {
 }
 
 /// So many writes over so many keys: a fifth deletes, some with an expiry that has passed or has not.
-pub(super) fn writes(
+pub(crate) fn writes(
     count: usize,
     keys: u32,
     value_bytes: u32,

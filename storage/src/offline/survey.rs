@@ -61,7 +61,7 @@ pub(super) fn survey(
     }
     let begins = catalogue.as_ref().map(|catalogue| catalogue.log_first);
     // Nothing is looked up here: segments only have to be entered somewhere.
-    let contents = Contents::new(Files::default(), HashIndex::new(0));
+    let contents = Contents::new(Files::default(), HashIndex::new(0), true);
     LogSurvey { directory, manifest, depth, contents, memory: &memory, report: &mut report }
         .segments(begins)?;
     report.checkpoints = checkpoints(directory)?;

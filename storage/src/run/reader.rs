@@ -242,13 +242,19 @@ impl Run {
         RunCursor::new(self.clone())
     }
 
+    /// The same, reading by system calls in large pieces also where the file is mapped: for who reads all of it. A mapping
+    /// fetches what is not in memory page by page.
+    pub(crate) fn cursor_avoiding_the_mapping(self: &Arc<Run>) -> RunCursor {
+        RunCursor::avoiding_the_mapping(self.clone())
+    }
+
     /// Calls `found` for every row, in order, with its key, its sequence, where it lies, how long it is, and whether it
     /// is a delete. The file is read front to back, and every row is verified.
     pub(crate) fn for_each_location(
         self: &Arc<Run>,
         mut found: impl FnMut(&[u8], Sequence, u32, u32, bool),
     ) -> Result<()> {
-        let mut cursor = self.cursor();
+        let mut cursor = self.cursor_avoiding_the_mapping();
         while let Some(row) = cursor.next()? {
             let (sequence, length) = (row.sequence, row.bytes.len() as u32);
             let tombstone = matches!(row.row, crate::row::RowRef::Delete { .. });
