@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use paddock_client::{Client, Error};
+use paddock_client::{Client, Error, RequestId};
 
 use crate::key::{self, Key};
 
@@ -265,6 +265,9 @@ pub(crate) struct Put {
     /// Fail with exit code 4 unless the record has this version
     #[arg(long, value_name = "N")]
     pub(crate) if_version: Option<u64>,
+    /// Names this write (a UUID of version 7): the same command again gets the first result, and writes nothing
+    #[arg(long, value_name = "UUID")]
+    pub(crate) request_id: Option<RequestId>,
 }
 
 /// Flags of `delete`.
@@ -275,6 +278,9 @@ pub(crate) struct Delete {
     /// Fail with exit code 4 unless the record has this version
     #[arg(long, value_name = "N")]
     pub(crate) if_version: Option<u64>,
+    /// Names this write (a UUID of version 7): the same command again gets the first result, and writes nothing
+    #[arg(long, value_name = "UUID")]
+    pub(crate) request_id: Option<RequestId>,
 }
 
 /// Flags of `locate`.

@@ -56,7 +56,10 @@ pub(crate) async fn put(connection: &Connection, put: Put) -> anyhow::Result<()>
         _ => Precondition::None,
     };
     let client = connection.connect().await?;
-    let version = client.put_with(put.key.0, value, precondition).await?;
+    let version = match put.request_id {
+        Some(id) => client.put_named(id, put.key.0, value, precondition).await?,
+        None => client.put_with(put.key.0, value, precondition).await?,
+    };
     output::print(format_args!("version {version}"))?;
     Ok(())
 }
@@ -73,7 +76,10 @@ fn read_stdin() -> anyhow::Result<Bytes> {
 /// `delete`: removes one record and says whether there was one.
 pub(crate) async fn delete(client: &Client, delete: Delete) -> anyhow::Result<()> {
     let precondition = delete.if_version.map_or(Precondition::None, Precondition::Version);
-    let outcome = client.delete_with(delete.key.0, precondition).await?;
+    let outcome = match delete.request_id {
+        Some(id) => client.delete_named(id, delete.key.0, precondition).await?,
+        None => client.delete_with(delete.key.0, precondition).await?,
+    };
     if outcome.deleted {
         output::print(format_args!("deleted, version {}", outcome.version))?;
     } else {

@@ -28,6 +28,7 @@ pub struct Builder {
     connect_timeout: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) attempts_max: u32,
+    pub(crate) request_ids: bool,
 }
 
 impl Builder {
@@ -38,6 +39,7 @@ impl Builder {
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
             request_timeout: REQUEST_TIMEOUT_DEFAULT,
             attempts_max: ATTEMPTS_MAX_DEFAULT,
+            request_ids: true,
         }
     }
 
@@ -55,9 +57,16 @@ impl Builder {
     }
 
     /// How often a request is tried, the first time included; 0 counts as 1. Only what is safe is tried
-    /// again: reads, and writes that certainly did not happen. Default: 5.
+    /// again: reads, writes with a request id, and other writes that certainly did not happen. Default: 5.
     pub fn attempts_max(mut self, attempts: u32) -> Self {
         self.attempts_max = attempts.max(1);
+        self
+    }
+
+    /// Whether each write gets a request id, by which it happens once however often it is sent. Without one a write of
+    /// unknown outcome is not tried again; it saves the servers 33 bytes of log for each write. Default: true.
+    pub fn request_ids(mut self, request_ids: bool) -> Self {
+        self.request_ids = request_ids;
         self
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use paddock_proto::admin::v1::admin_service_client::AdminServiceClient;
 use paddock_proto::limits::MESSAGE_BYTES_MAX;
+use paddock_proto::request_id::RequestId;
 use paddock_proto::v1::{self, key_value_service_client::KeyValueServiceClient};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::Channel;
@@ -14,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use crate::builder::Builder;
 use crate::error::{self, Error, Kind, WriteOutcome};
+use crate::identity::Identities;
 use crate::retry;
 use crate::types::{Consistency, Deleted, Mutation, Precondition, Record};
 
@@ -25,6 +27,8 @@ pub struct Client {
     endpoint: Arc<str>,
     request_timeout: Duration,
     attempts_max: u32,
+    request_ids: bool,
+    identities: Arc<Identities>,
 }
 
 impl Client {
@@ -51,6 +55,8 @@ impl Client {
             endpoint: Arc::from(builder.endpoint.as_str()),
             request_timeout: builder.request_timeout,
             attempts_max: builder.attempts_max,
+            request_ids: builder.request_ids,
+            identities: Arc::default(),
         }
     }
 
@@ -93,6 +99,12 @@ impl Client {
         self.put_with(key, value, Precondition::None).await
     }
 
+    /// An id for a write, to name it with, so that it happens once however often it is sent.
+    #[must_use]
+    pub fn request_id(&self) -> RequestId {
+        self.identities.next()
+    }
+
     /// Writes one record if the precondition holds. Returns the version that it made.
     ///
     /// # Errors
@@ -103,20 +115,73 @@ impl Client {
         value: impl Into<Bytes>,
         precondition: Precondition,
     ) -> Result<u64, Error> {
+        let (key, value) = (key.into(), value.into());
+        self.fits(key.len() + value.len())?;
+        let first = self.put_as(self.fresh_id(), key.clone(), value.clone(), precondition.clone()).await;
+        match first {
+            Err(error) if self.learned_from(&error) => {
+                self.put_as(self.fresh_id(), key, value, precondition).await
+            }
+            result => result,
+        }
+    }
+
+    /// The same under an id of the caller's, who may repeat it later, in another process too: what was decided first
+    /// is answered again.
+    ///
+    /// # Errors
+    /// As [`put_with`](Self::put_with); [`Error::RequestIdRefused`] when the id is too old.
+    pub async fn put_named(
+        &self,
+        id: RequestId,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        precondition: Precondition,
+    ) -> Result<u64, Error> {
+        let (key, value) = (key.into(), value.into());
+        self.fits(key.len() + value.len())?;
+        self.put_as(Some(id), key, value, precondition).await
+    }
+
+    async fn put_as(
+        &self,
+        id: Option<RequestId>,
+        key: Bytes,
+        value: Bytes,
+        precondition: Precondition,
+    ) -> Result<u64, Error> {
         let request = v1::PutRequest {
-            key: key.into(),
-            value: Some(value.into()),
+            key,
+            value: Some(value),
             precondition: precondition.into_wire(),
+            request_id: text_of(id),
             ..Default::default()
         };
-        self.fits(request.key.len() + request.value.as_ref().map_or(0, Bytes::len))?;
         let response = self
-            .call(Kind::Write, &request, |request| {
+            .call(kind_of(id), &request, |request| {
                 let mut service = self.key_value.clone();
                 async move { service.put(request).await }
             })
             .await?;
         Ok(response.version)
+    }
+
+    /// An id for a write, where ids are in use.
+    fn fresh_id(&self) -> Option<RequestId> {
+        self.request_ids.then(|| self.identities.next())
+    }
+
+    /// True if a write under a fresh id was refused because our clock is wrong, and another id will do: nothing was done
+    /// under the first one, and ids are made by the server's time now.
+    fn learned_from(&self, error: &Error) -> bool {
+        let Error::RequestIdRefused {
+            clock_ms: Some(clock_ms), write_outcome: WriteOutcome::NotApplied, ..
+        } = error
+        else {
+            return false;
+        };
+        self.identities.learn(*clock_ms);
+        true
     }
 
     /// Removes one record, if there is one.
@@ -136,13 +201,42 @@ impl Client {
         key: impl Into<Bytes>,
         precondition: Precondition,
     ) -> Result<Deleted, Error> {
+        let key = key.into();
+        match self.delete_as(self.fresh_id(), key.clone(), precondition.clone()).await {
+            Err(error) if self.learned_from(&error) => {
+                self.delete_as(self.fresh_id(), key, precondition).await
+            }
+            result => result,
+        }
+    }
+
+    /// The same under an id of the caller's, as [`put_named`](Self::put_named).
+    ///
+    /// # Errors
+    /// As [`put_named`](Self::put_named).
+    pub async fn delete_named(
+        &self,
+        id: RequestId,
+        key: impl Into<Bytes>,
+        precondition: Precondition,
+    ) -> Result<Deleted, Error> {
+        self.delete_as(Some(id), key.into(), precondition).await
+    }
+
+    async fn delete_as(
+        &self,
+        id: Option<RequestId>,
+        key: Bytes,
+        precondition: Precondition,
+    ) -> Result<Deleted, Error> {
         let request = v1::DeleteRequest {
-            key: key.into(),
+            key,
             precondition: precondition.into_wire(),
+            request_id: text_of(id),
             ..Default::default()
         };
         let response = self
-            .call(Kind::Write, &request, |request| {
+            .call(kind_of(id), &request, |request| {
                 let mut service = self.key_value.clone();
                 async move { service.delete(request).await }
             })
@@ -177,7 +271,8 @@ impl Client {
     /// its own result (the version that it made; 0 for a delete that found nothing), in the order of the
     /// mutations. Two writes of one key happen in the order given.
     ///
-    /// Single items are not tried again, since a later write of the same key may have succeeded already.
+    /// The call as a whole is tried again, under the same request ids. Single items are not, since a later write of the
+    /// same key may have succeeded already.
     ///
     /// # Errors
     /// Those of the call as a whole; after one of unknown outcome any of the writes may have happened.
@@ -185,28 +280,58 @@ impl Client {
         &self,
         mutations: impl IntoIterator<Item = Mutation>,
     ) -> Result<Vec<Result<u64, Error>>, Error> {
-        let mut size_bytes = 0;
+        let named = |mutation| (self.request_ids.then(|| self.identities.next()), mutation);
+        self.batch_write_as(mutations.into_iter().map(named)).await
+    }
+
+    /// The same under ids of the caller's, one for each mutation, as [`put_named`](Self::put_named): a batch that is
+    /// written again does what was not decided before, and answers the rest with the first results.
+    ///
+    /// # Errors
+    /// As [`batch_write`](Self::batch_write).
+    pub async fn batch_write_named(
+        &self,
+        mutations: impl IntoIterator<Item = (RequestId, Mutation)>,
+    ) -> Result<Vec<Result<u64, Error>>, Error> {
+        self.batch_write_as(mutations.into_iter().map(|(id, mutation)| (Some(id), mutation))).await
+    }
+
+    async fn batch_write_as(
+        &self,
+        mutations: impl Iterator<Item = (Option<RequestId>, Mutation)>,
+    ) -> Result<Vec<Result<u64, Error>>, Error> {
+        let (mut size_bytes, mut kind) = (0, Kind::NamedWrite);
         let mutations: Vec<v1::Mutation> = mutations
-            .into_iter()
-            .map(|mutation| {
+            .map(|(id, mutation)| {
                 size_bytes += match &mutation {
                     Mutation::Put { key, value, .. } => key.len() + value.len(),
                     Mutation::Delete { key, .. } => key.len(),
                 };
-                mutation.into()
+                if id.is_none() {
+                    kind = Kind::Write;
+                }
+                v1::Mutation { request_id: text_of(id), ..mutation.into() }
             })
             .collect();
         self.fits(size_bytes)?;
         let expected = mutations.len();
         let request = v1::BatchWriteRequest { mutations };
         let response = self
-            .call(Kind::Write, &request, |request| {
+            .call(kind, &request, |request| {
                 let mut service = self.key_value.clone();
                 async move { service.batch_write(request).await }
             })
             .await?;
         counted(response.results.len(), expected, Kind::Write)?;
-        Ok(response.results.into_iter().map(write_result).collect())
+        let results: Vec<_> = response.results.into_iter().map(write_result).collect();
+        let told = results.iter().find_map(|result| match result {
+            Err(Error::RequestIdRefused { clock_ms, .. }) => *clock_ms,
+            _ => None,
+        });
+        if let Some(clock_ms) = told {
+            self.identities.learn(clock_ms);
+        }
+        Ok(results)
     }
 
     /// Refuses here what no server would decode: it would answer with less helpful words.
@@ -231,13 +356,18 @@ impl Client {
     {
         let deadline = Instant::now() + self.request_timeout;
         let mut attempt = 1;
+        let mut perhaps_done = false;
         loop {
             let error = match self.attempt(kind, message.clone(), &send, deadline).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
             match retry::wait_before_next(&error, kind, attempt, self.attempts_max) {
-                Some(wait) if Instant::now() + wait < deadline => sleep(wait).await,
+                Some(wait) if Instant::now() + wait < deadline => {
+                    perhaps_done |= error.write_outcome() == WriteOutcome::Unknown;
+                    sleep(wait).await;
+                }
+                _ if perhaps_done => return Err(error.after_unknown()),
                 _ => return Err(error),
             }
             attempt += 1;
@@ -273,6 +403,15 @@ impl Client {
     }
 }
 
+fn kind_of(id: Option<RequestId>) -> Kind {
+    if id.is_some() { Kind::NamedWrite } else { Kind::Write }
+}
+
+/// As it travels: empty where there is none.
+fn text_of(id: Option<RequestId>) -> String {
+    id.map(|id| id.to_string()).unwrap_or_default()
+}
+
 fn read_result(result: v1::ReadResult) -> Result<Record, Error> {
     match result.outcome {
         Some(v1::read_result::Outcome::Record(record)) => Ok(record.into()),
@@ -300,7 +439,7 @@ fn counted(actual: usize, expected: usize, kind: Kind) -> Result<(), Error> {
 pub(crate) fn protocol(message: &str, kind: Kind) -> Error {
     let write_outcome = match kind {
         Kind::Read => WriteOutcome::NotApplied,
-        Kind::Write => WriteOutcome::Unknown,
+        Kind::Write | Kind::NamedWrite => WriteOutcome::Unknown,
     };
     Error::Protocol { message: message.to_owned(), write_outcome, source: None }
 }

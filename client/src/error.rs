@@ -60,6 +60,17 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
+    /// The server does not take the write's request id: it is older than what the server remembers, or was made in its
+    /// future. This sending did nothing.
+    #[error("request id refused: {message}")]
+    RequestIdRefused {
+        /// The time by which the server judges ids, in milliseconds since 1970, where it told it.
+        clock_ms: Option<u64>,
+        /// Whether an earlier sending may have been done.
+        write_outcome: WriteOutcome,
+        /// The server's words.
+        message: String,
+    },
     /// The endpoint is not a URL that can be connected to.
     #[error("{endpoint:?} is not an endpoint: http://HOST:PORT is (there is no TLS yet)")]
     InvalidEndpoint {
@@ -138,6 +149,7 @@ impl Error {
             Error::UnknownOutcome { .. } => WriteOutcome::Unknown,
             Error::DeadlineExceeded { write_outcome, .. }
             | Error::Protocol { write_outcome, .. }
+            | Error::RequestIdRefused { write_outcome, .. }
             | Error::Internal { write_outcome, .. } => *write_outcome,
             _ => WriteOutcome::NotApplied,
         }
@@ -156,6 +168,34 @@ impl Error {
         )
     }
 
+    /// The error of the last attempt of several, of which an earlier one may have been done: what this one says of
+    /// itself does not hold for all of them, unless it is the request id's result.
+    pub(crate) fn after_unknown(self) -> Error {
+        if self.write_outcome() == WriteOutcome::Unknown {
+            return self;
+        }
+        let unknown = WriteOutcome::Unknown;
+        match self {
+            Error::NotFound { .. } | Error::AlreadyExists { .. } | Error::PreconditionFailed { .. } => self,
+            Error::DeadlineExceeded { message, .. } => {
+                Error::DeadlineExceeded { write_outcome: unknown, message }
+            }
+            Error::RequestIdRefused { clock_ms, message, .. } => {
+                Error::RequestIdRefused { clock_ms, write_outcome: unknown, message }
+            }
+            Error::Protocol { message, source, .. } => {
+                Error::Protocol { message, write_outcome: unknown, source }
+            }
+            Error::Internal { message, source, .. } => {
+                Error::Internal { message, write_outcome: unknown, source }
+            }
+            other => {
+                let message = format!("an earlier attempt may have been done, the last one failed: {other}");
+                Error::UnknownOutcome { message, source: None }
+            }
+        }
+    }
+
     /// The time that the server asked us to wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -170,8 +210,10 @@ impl Error {
 pub(crate) enum Kind {
     /// Changes nothing.
     Read,
-    /// May change something.
+    /// May change something, and would do it again.
     Write,
+    /// May change something, once: it has a request id.
+    NamedWrite,
 }
 
 impl Kind {
@@ -179,7 +221,7 @@ impl Kind {
     pub(crate) fn outcome_of_lost(self) -> WriteOutcome {
         match self {
             Kind::Read => WriteOutcome::NotApplied,
-            Kind::Write => WriteOutcome::Unknown,
+            Kind::Write | Kind::NamedWrite => WriteOutcome::Unknown,
         }
     }
 }
@@ -252,6 +294,11 @@ impl Answer {
         let reason = self.info.as_ref().map_or("", |info| info.reason.as_str());
         match (reason, self.code) {
             ("DISK_FULL", _) => Error::DiskFull { message: self.message },
+            ("REQUEST_ID_EXPIRED" | "REQUEST_ID_AHEAD", _) => Error::RequestIdRefused {
+                clock_ms: self.metadata("clock_ms").and_then(|clock_ms| clock_ms.parse().ok()),
+                write_outcome,
+                message: self.message,
+            },
             ("WRONG_NODE", _) => Error::Unavailable { message: self.message, source },
             (_, Code::NotFound) => Error::NotFound { message: self.message },
             (_, Code::AlreadyExists) => Error::AlreadyExists { current_version, message: self.message },

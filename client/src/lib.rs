@@ -5,6 +5,7 @@ mod admin;
 mod builder;
 mod client;
 mod error;
+mod identity;
 mod retry;
 mod types;
 
@@ -12,4 +13,5 @@ pub use admin::messages;
 pub use builder::Builder;
 pub use client::Client;
 pub use error::{Error, WriteOutcome};
+pub use paddock_proto::request_id::{InvalidRequestId, RequestId};
 pub use types::{Consistency, Deleted, Mutation, Precondition, Record};

@@ -1,7 +1,7 @@
 //! When to try again, and after how long.
 //!
-//! Tried again is only what is safe: a read, or a write that certainly did not happen. The number of
-//! attempts is bounded, and none begins after the request's deadline.
+//! Tried again is only what is safe: a read, a write with a request id, or another write that certainly did not
+//! happen. The number of attempts is bounded, and none begins after the request's deadline.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(crate) fn wait_before_next(
     attempt: u32,
     attempts_max: u32,
 ) -> Option<Duration> {
-    let safe = kind == Kind::Read || error.write_outcome() == WriteOutcome::NotApplied;
+    let safe = kind != Kind::Write || error.write_outcome() == WriteOutcome::NotApplied;
     if attempt >= attempts_max || !safe || !error.is_transient() {
         return None;
     }
@@ -54,6 +54,13 @@ mod tests {
         assert_eq!(wait_before_next(&unknown, Kind::Write, 1, 10), None);
         let late = Error::DeadlineExceeded { write_outcome: WriteOutcome::Unknown, message: "late".into() };
         assert_eq!(wait_before_next(&late, Kind::Write, 1, 10), None);
+    }
+
+    #[test]
+    fn a_write_with_a_request_id_is_tried_again_whatever_became_of_it() {
+        let unknown = Error::UnknownOutcome { message: "lost".into(), source: None };
+        assert!(wait_before_next(&unknown, Kind::NamedWrite, 1, 10).is_some());
+        assert_eq!(wait_before_next(&unknown, Kind::NamedWrite, 10, 10), None);
     }
 
     #[test]

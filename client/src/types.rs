@@ -126,6 +126,10 @@ impl From<Mutation> for v1::Mutation {
             }
             Mutation::Delete { key, precondition } => (Operation::Delete(Delete { key }), precondition),
         };
-        v1::Mutation { operation: Some(operation), precondition: precondition.into_wire() }
+        v1::Mutation {
+            operation: Some(operation),
+            precondition: precondition.into_wire(),
+            request_id: String::new(),
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use paddock_client::{Client, Consistency, Error, Mutation, WriteOutcome};
+use paddock_client::{Client, Consistency, Error, Mutation, Precondition, RequestId, WriteOutcome};
 use paddock_proto::v1::key_value_service_server::{KeyValueService, KeyValueServiceServer};
 use paddock_proto::v1::{
     BatchGetRequest, BatchGetResponse, BatchWriteRequest, BatchWriteResponse, DeleteRequest, DeleteResponse,
@@ -28,7 +28,11 @@ enum Answer {
 struct Scripted {
     script: Arc<Mutex<VecDeque<Answer>>>,
     calls: Arc<Mutex<u32>>,
+    ids: Arc<Mutex<Vec<String>>>,
 }
+
+/// The time that the server judges ids by, where it says so.
+const CLOCK_MS: u64 = 5_000_000;
 
 impl Scripted {
     async fn next(&self) -> Result<(), Status> {
@@ -39,7 +43,10 @@ impl Scripted {
             Some(Answer::Never) => std::future::pending().await,
             Some(Answer::Fail(code, reason, outcome)) => {
                 let mut details = ErrorDetails::new();
-                let metadata = HashMap::from([("write_outcome".to_owned(), outcome.to_owned())]);
+                let metadata = HashMap::from([
+                    ("write_outcome".to_owned(), outcome.to_owned()),
+                    ("clock_ms".to_owned(), CLOCK_MS.to_string()),
+                ]);
                 details.set_error_info(reason, "paddockdb", metadata);
                 Err(Status::with_error_details(code, "as the script says", details))
             }
@@ -55,12 +62,14 @@ impl KeyValueService for Scripted {
         Ok(Response::new(GetResponse { record: Some(record), meta: None }))
     }
 
-    async fn put(&self, _: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        self.ids.lock().unwrap().push(request.into_inner().request_id);
         self.next().await?;
         Ok(Response::new(PutResponse { version: 7, meta: None }))
     }
 
-    async fn delete(&self, _: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        self.ids.lock().unwrap().push(request.into_inner().request_id);
         self.next().await?;
         Ok(Response::new(DeleteResponse { deleted: true, version: 8, meta: None }))
     }
@@ -107,10 +116,59 @@ async fn a_write_that_did_not_happen_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_write_of_unknown_outcome_is_never_sent_again() {
+async fn a_write_of_unknown_outcome_is_sent_again_under_its_id() {
+    let unknown = || Answer::Fail(Code::Unknown, "LEADER_CHANGED_UNKNOWN_OUTCOME", "unknown");
+    let (service, endpoint) = serve([unknown(), unknown()]).await;
+    let client = Client::connect(endpoint).await.unwrap();
+    assert_eq!(client.put("key", "value").await.unwrap(), 7);
+    assert!(client.delete("key").await.unwrap().deleted);
+    let ids = service.ids.lock().unwrap().clone();
+    assert!(ids[0] == ids[1] && ids[1] == ids[2], "{ids:?}");
+    assert!(
+        ids[3] != ids[0] && ids[3].parse::<RequestId>().is_ok(),
+        "another write has an id of its own: {ids:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_after_an_unknown_outcome_leaves_it_unknown_unless_it_is_the_result() {
+    for (code, reason, outcome) in [
+        (Code::ResourceExhausted, "DISK_FULL", WriteOutcome::Unknown),
+        (Code::OutOfRange, "REQUEST_ID_EXPIRED", WriteOutcome::Unknown),
+        (Code::FailedPrecondition, "PRECONDITION_FAILED", WriteOutcome::NotApplied),
+    ] {
+        let unknown = Answer::Fail(Code::Unknown, "LEADER_CHANGED_UNKNOWN_OUTCOME", "unknown");
+        let (service, endpoint) = serve([unknown, Answer::Fail(code, reason, "not_applied")]).await;
+        let client = Client::connect(endpoint).await.unwrap();
+        let error = client.put("key", "value").await.unwrap_err();
+        assert_eq!(error.write_outcome(), outcome, "{error:?}");
+        assert_eq!(calls(&service), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_client_whose_clock_is_wrong_goes_by_the_servers() {
+    let (service, endpoint) =
+        serve([Answer::Fail(Code::OutOfRange, "REQUEST_ID_EXPIRED", "not_applied")]).await;
+    let client = Client::connect(endpoint).await.unwrap();
+    assert_eq!(client.put("key", "value").await.unwrap(), 7);
+    let times: Vec<u64> =
+        service.ids.lock().unwrap().iter().map(|id| id.parse::<RequestId>().unwrap().time_ms()).collect();
+    assert!(times[1] >= CLOCK_MS && times[1] < CLOCK_MS + 60_000, "{times:?}");
+    // An id of the caller's own is not replaced behind their back.
+    let (service, endpoint) =
+        serve([Answer::Fail(Code::OutOfRange, "REQUEST_ID_EXPIRED", "not_applied")]).await;
+    let client = Client::connect(endpoint).await.unwrap();
+    let named = client.put_named(client.request_id(), "key", "value", Precondition::None).await;
+    assert!(matches!(named, Err(Error::RequestIdRefused { clock_ms: Some(CLOCK_MS), .. })), "{named:?}");
+    assert_eq!(calls(&service), 1);
+}
+
+#[tokio::test]
+async fn a_write_without_an_id_is_never_sent_again_when_its_outcome_is_unknown() {
     let (service, endpoint) =
         serve([Answer::Fail(Code::Unknown, "LEADER_CHANGED_UNKNOWN_OUTCOME", "unknown")]).await;
-    let client = Client::connect(endpoint).await.unwrap();
+    let client = Client::builder(endpoint).request_ids(false).connect().await.unwrap();
     let error = client.put("key", "value").await.unwrap_err();
     assert!(matches!(error, Error::UnknownOutcome { .. }), "{error:?}");
     assert_eq!(calls(&service), 1);

@@ -10,6 +10,10 @@
 //! names the sequence that it rests on, and the runtime answers it like a read: when that is applied, and
 //! under the leader's lease.
 //!
+//! A write with a request id that was decided before is not judged again: it gets the first answer, when the entry that
+//! carries it is applied. Otherwise what is decided is recorded in the same batch, a refusal too: had it left no trace, a
+//! second sending of it might do after all what the caller was told did not happen. See [`retries`](crate::retries).
+//!
 //! This requires that everything in the log which is not applied is in the overlay. It holds because the
 //! leader admits nothing before its epoch's first entry is applied, and that entry stands behind every
 //! entry of earlier epochs.
@@ -19,7 +23,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use paddock_storage::{Readable, Reader, RowsBuilder, Sequence};
 
-use crate::operation::{Answer, Failure, Precondition, Write};
+use crate::operation::{Answer, Failure, Precondition, Request, Write};
+use crate::retries::{Batch, Known, Recorded};
 
 /// What a pending write will make of its key.
 #[derive(Debug)]
@@ -53,9 +58,9 @@ impl Overlay {
 /// What a write comes to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is in the batch, as this entry of the log.
+    /// It is in the batch: as this entry of the log, or recorded in the batch, which is committed whole.
     Admitted {
-        /// Its place in the log.
+        /// Its place in the log, or where it would have been.
         sequence: Sequence,
         /// What to answer when it has committed.
         answer: Answer,
@@ -75,6 +80,9 @@ pub enum Verdict {
 pub struct Admission<'a> {
     reader: &'a Reader,
     overlay: &'a mut Overlay,
+    retries: Batch<'a>,
+    /// Whether the disk has room for the record of a write that changes nothing.
+    records_fit: bool,
     rows: RowsBuilder,
     next: Sequence,
 }
@@ -94,9 +102,16 @@ impl Current {
 }
 
 impl<'a> Admission<'a> {
-    /// A batch whose first entry will be the one after `last`.
-    pub fn new(reader: &'a Reader, overlay: &'a mut Overlay, last: Sequence) -> Self {
-        Admission { reader, overlay, rows: RowsBuilder::new(), next: Sequence(last.0 + 1) }
+    /// A batch whose first entry will be the one after `last`. `records_fit`: the disk has room for more than deletes.
+    pub fn new(
+        reader: &'a Reader,
+        overlay: &'a mut Overlay,
+        retries: Batch<'a>,
+        records_fit: bool,
+        last: Sequence,
+    ) -> Self {
+        let next = Sequence(last.0 + 1);
+        Admission { reader, overlay, retries, records_fit, rows: RowsBuilder::new(), next }
     }
 
     /// Judges one write; where it is admitted, adds its row to the batch.
@@ -105,12 +120,50 @@ impl<'a> Admission<'a> {
     }
 
     /// The rows of what was admitted, in order.
-    #[must_use]
-    pub fn finish(self) -> RowsBuilder {
-        self.rows
+    ///
+    /// # Errors
+    /// The store's: the batch is too large.
+    pub fn finish(mut self) -> Result<RowsBuilder, paddock_storage::Error> {
+        self.retries.finish(&mut self.rows)?;
+        Ok(self.rows)
     }
 
     fn try_admit(&mut self, write: &Write) -> Result<Verdict, Failure> {
+        let Some(request) = write.request else { return self.judge(write) };
+        let clock_ms = self.retries.clock_ms();
+        match self.retries.find(request.id, self.next) {
+            Known::Decided { recorded, .. } if recorded.fingerprint != request.fingerprint => {
+                Err(Failure::RequestReused)
+            }
+            Known::Decided { after, recorded } => Ok(Verdict::Settled { after, answer: recorded.answer() }),
+            Known::Expired => Err(Failure::RequestExpired { clock_ms }),
+            Known::Ahead => Err(Failure::RequestAhead { clock_ms }),
+            Known::New => {
+                let verdict = self.judge(write)?;
+                self.record(request, verdict)
+            }
+        }
+    }
+
+    /// Records what was decided about a write with an id.
+    fn record(&mut self, request: Request, verdict: Verdict) -> Result<Verdict, Failure> {
+        let verdict = match verdict {
+            Verdict::Settled { .. } if !self.records_fit => {
+                return Err(Failure::DiskFull("the disk has no room to record the request".into()));
+            }
+            // Its record rests on all that is before it in the log, and commits with the batch.
+            Verdict::Settled { answer, .. } => Verdict::Admitted { sequence: self.next, answer },
+            verdict => verdict,
+        };
+        if let Verdict::Admitted { answer, .. } = &verdict
+            && let Some(recorded) = Recorded::of(request.fingerprint, answer)
+        {
+            self.retries.record(request.id, recorded);
+        }
+        Ok(verdict)
+    }
+
+    fn judge(&mut self, write: &Write) -> Result<Verdict, Failure> {
         let current = self.current(&write.key)?;
         if let Some(precondition) = &write.precondition
             && let Some(failure) = self.refusal(&write.key, precondition, &current)?
@@ -183,15 +236,18 @@ pub fn read_failure(error: paddock_storage::Error) -> Failure {
 mod tests {
     use paddock_storage::{LogEntries, Options, ReplicatedStore};
 
+    use paddock_proto::request_id::RequestId;
+
     use super::*;
+    use crate::retries::Retries;
 
     fn put(key: &str, value: &str, precondition: Option<Precondition>) -> Write {
         let value = Some(Bytes::copy_from_slice(value.as_bytes()));
-        Write { key: Bytes::copy_from_slice(key.as_bytes()), value, precondition }
+        Write { key: Bytes::copy_from_slice(key.as_bytes()), value, precondition, request: None }
     }
 
     fn delete(key: &str) -> Write {
-        Write { key: Bytes::copy_from_slice(key.as_bytes()), value: None, precondition: None }
+        Write { key: Bytes::copy_from_slice(key.as_bytes()), value: None, precondition: None, request: None }
     }
 
     fn admitted(version: u64, deleted: bool) -> Verdict {
@@ -219,9 +275,10 @@ mod tests {
     fn writes_are_judged_by_what_those_before_them_will_have_made() {
         let directory = tempfile::tempdir().expect("a directory");
         let store = store(directory.path());
-        let reader = store.reader();
+        let (reader, retries) = (store.reader(), Retries::default());
         let mut overlay = Overlay::default();
-        let mut batch = Admission::new(&reader, &mut overlay, store.last().sequence);
+        let mut batch =
+            Admission::new(&reader, &mut overlay, retries.batch(Sequence(2), 0), true, Sequence(1));
         let exists = |expected| Some(Precondition::Exists(expected));
         let version = |expected| Some(Precondition::Version(Sequence(expected)));
 
@@ -243,21 +300,23 @@ mod tests {
         let nothing = Answer::Written { version: Sequence(0), deleted: false };
         assert_eq!(batch.admit(&delete("old")), Verdict::Settled { after: Sequence(4), answer: nothing });
         assert_eq!(batch.admit(&put("old", "4", exists(false))), admitted(5, false));
-        assert_eq!(batch.finish().count(), 4);
+        assert_eq!(batch.finish().expect("fits").count(), 4);
     }
 
     #[test]
     fn the_overlay_forgets_a_write_when_it_is_applied_and_not_before_the_last_of_its_key() {
         let directory = tempfile::tempdir().expect("a directory");
         let store = store(directory.path());
-        let reader = store.reader();
+        let (reader, retries) = (store.reader(), Retries::default());
         let mut overlay = Overlay::default();
-        let mut batch = Admission::new(&reader, &mut overlay, Sequence(1));
+        let mut batch =
+            Admission::new(&reader, &mut overlay, retries.batch(Sequence(2), 0), true, Sequence(1));
         assert_eq!(batch.admit(&put("k", "1", None)), admitted(2, false));
         assert_eq!(batch.admit(&put("k", "2", None)), admitted(3, false));
         overlay.applied(&Bytes::from_static(b"k"), Sequence(2));
         let current = |overlay: &mut Overlay| {
-            let mut batch = Admission::new(&reader, overlay, Sequence(3));
+            let mut batch =
+                Admission::new(&reader, overlay, retries.batch(Sequence(4), 0), true, Sequence(3));
             batch.admit(&put("k", "3", Some(Precondition::Exists(false))))
         };
         let rests_on_three = refused(3, Failure::KeyExists { current: Sequence(3) });
@@ -265,5 +324,68 @@ mod tests {
         // From here on the store would know, had it applied them; this one has not, so the key is free.
         overlay.applied(&Bytes::from_static(b"k"), Sequence(3));
         assert_eq!(current(&mut overlay), admitted(4, false));
+    }
+
+    #[test]
+    fn a_write_with_an_id_is_decided_once_whatever_came_of_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = store(directory.path());
+        let (reader, retries) = (store.reader(), Retries::default());
+        let mut overlay = Overlay::default();
+        let mut batch =
+            Admission::new(&reader, &mut overlay, retries.batch(Sequence(2), 1_000), true, Sequence(1));
+        let named = |number: u128, write: Write| {
+            let id = RequestId::from_parts(1_000, number);
+            let request = Request::new(id, &write.key, write.value.as_deref(), write.precondition.as_ref());
+            Write { request: Some(request), ..write }
+        };
+        let create = named(1, put("new", "1", Some(Precondition::Exists(false))));
+        let refused = named(2, put("new", "2", Some(Precondition::Exists(false))));
+        let nothing = named(3, delete("none"));
+
+        assert_eq!(batch.admit(&create), admitted(2, false));
+        // Recorded with the batch, whose next entry is 3: so it is not answered before that is committed.
+        let exists = Answer::Failed(Failure::KeyExists { current: Sequence(2) });
+        let missing = Answer::Written { version: Sequence(0), deleted: false };
+        let recorded = |answer: &Answer| Verdict::Admitted { sequence: Sequence(3), answer: answer.clone() };
+        assert_eq!(batch.admit(&refused), recorded(&exists));
+        assert_eq!(batch.admit(&nothing), recorded(&missing));
+
+        // Now the other way round: neither what was done nor what was refused is done again.
+        assert_eq!(batch.admit(&delete("new")), admitted(3, true));
+        assert_eq!(batch.admit(&put("none", "x", None)), admitted(4, false));
+        let settled = |answer: Answer| Verdict::Settled { after: Sequence(5), answer };
+        let created = Answer::Written { version: Sequence(2), deleted: false };
+        assert_eq!(batch.admit(&create), settled(created));
+        assert_eq!(batch.admit(&refused), settled(exists));
+        assert_eq!(batch.admit(&nothing), settled(missing));
+
+        // The same id for something else is somebody's mistake.
+        for other in [
+            put("new", "2", Some(Precondition::Exists(false))),
+            put("new", "1", None),
+            put("newer", "1", Some(Precondition::Exists(false))),
+            delete("new"),
+        ] {
+            let request = named(1, other.clone());
+            assert_eq!(batch.admit(&request), Verdict::Failed(Failure::RequestReused), "{other:?}");
+        }
+        assert_eq!(batch.finish().expect("fits").count(), 4, "three entries of users, and one of results");
+    }
+
+    #[test]
+    fn on_a_full_disk_a_write_that_changes_nothing_is_not_decided() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = store(directory.path());
+        let (reader, retries) = (store.reader(), Retries::default());
+        let mut overlay = Overlay::default();
+        let mut batch =
+            Admission::new(&reader, &mut overlay, retries.batch(Sequence(2), 1_000), false, Sequence(1));
+        let named = |write: Write| {
+            let request = Request { id: RequestId::from_parts(1_000, 1), fingerprint: 0 };
+            Write { request: Some(request), ..write }
+        };
+        assert!(matches!(batch.admit(&named(delete("none"))), Verdict::Failed(Failure::DiskFull(_))));
+        assert_eq!(batch.admit(&named(delete("old"))), admitted(2, true));
     }
 }

@@ -13,7 +13,13 @@ pub struct Facts {
     pub generation: Generation,
     /// The highest epoch that the replica has seen: it never follows a lower one.
     pub epoch_seen: Epoch,
+    /// Since when the store tells users' keys from its own: see [`keys`](crate::keys). 0: not yet.
+    #[serde(default)]
+    pub key_format: u32,
 }
+
+/// What [`Facts::key_format`] is in a store that tells users' keys from its own.
+pub const KEY_FORMAT: u32 = 1;
 
 impl Facts {
     /// The facts of a store that was just made. Of the random bits the lower 63 name its generation: unlike every other
@@ -21,7 +27,7 @@ impl Facts {
     #[must_use]
     pub fn new(partition_uuid: Ulid, random: u128) -> Self {
         let generation = Generation(u64::try_from(random & u128::from(u64::MAX >> 1)).unwrap_or(1));
-        Facts { partition_uuid, generation, epoch_seen: Epoch(0) }
+        Facts { partition_uuid, generation, epoch_seen: Epoch(0), key_format: KEY_FORMAT }
     }
 
     /// As bytes for the manifest.

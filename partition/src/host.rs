@@ -71,6 +71,15 @@ pub enum FatalError {
         /// What is wrong with them.
         source: serde_json::Error,
     },
+    /// A replica's store has keys in the form of an earlier build.
+    #[error(
+        "partition {partition}: its store was written by an earlier build and has keys that begin with a zero byte, which \
+         this build would take for others: dump it with that build (paddock batch dump), and load it into a new cluster"
+    )]
+    OldKeys {
+        /// The partition.
+        partition: PartitionId,
+    },
     /// The cluster's records are of a newer format.
     #[error(transparent)]
     Map(#[from] paddock_coordination::cluster_map::MapError),
@@ -405,13 +414,13 @@ impl Host {
             Ok(opened) => opened,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        let (store, facts) = opened?;
+        let opened = opened?;
         let (inbox, outlet) = inbox();
         let bell = inbox.clone();
-        store.when_relieved(move || bell.wake());
+        opened.store.when_relieved(move || bell.wake());
         let faces = Faces {
             outlet,
-            peers: self.network.sender(partition, uuid, facts.generation),
+            peers: self.network.sender(partition, uuid, opened.facts.generation),
             configuration: ConfigurationClient::start(
                 Arc::clone(&self.coordinator),
                 partition,
@@ -420,7 +429,7 @@ impl Host {
             metrics: self.metrics.replica(partition.0),
             clock: Clock::system(),
         };
-        let owner = OwnerLoop::new(&identity, store, facts, faces);
+        let owner = OwnerLoop::new(&identity, opened, faces);
         let hosted = Arc::new(Hosted {
             uuid,
             inbox,

@@ -7,9 +7,11 @@
 //! inbox       what reaches an owner loop, bounded
 //! runtime     the owner loop: drains, admits, steps the core, performs its effects
 //!   admission   decides what a conditional write comes to
+//!   retries     what became of writes with a request id
 //!   waiting     writes that wait for their commit, reads that wait for the lease
 //!   reply       answers on their way back, bounded for callers that do not take them
 //!   replica/*   the core: step(event) -> effects. No I/O, no clock, no lock
+//! keys        users' keys and our own, in one store
 //! configuration, peer   where effects leave: the coordination service, the other nodes
 //! node, facts what a node, and a replica, must remember for ever
 //! server      ports and life cycle
@@ -42,6 +44,7 @@ pub mod facts;
 pub mod host;
 pub mod http;
 pub mod inbox;
+pub mod keys;
 pub mod metrics;
 pub mod node;
 pub mod opening;
@@ -49,6 +52,7 @@ pub mod operation;
 pub mod peer;
 pub mod replica;
 pub mod reply;
+pub mod retries;
 pub mod runtime;
 pub mod server;
 pub mod service;

@@ -39,6 +39,9 @@ pub struct Metrics {
     records: Family<PartitionLabel, Gauge>,
     disk_bytes: Family<PartitionLabel, Gauge>,
     waiting_tails: Family<PartitionLabel, Gauge>,
+    request_ids: Family<PartitionLabel, Gauge>,
+    replayed: Family<PartitionLabel, Counter>,
+    refused_ids: Family<PartitionLabel, Counter>,
     answers_waiting: Gauge,
 }
 
@@ -56,6 +59,9 @@ impl Default for Metrics {
             records: Family::default(),
             disk_bytes: Family::default(),
             waiting_tails: Family::default(),
+            request_ids: Family::default(),
+            replayed: Family::default(),
+            refused_ids: Family::default(),
             answers_waiting: Gauge::default(),
         };
         metrics.register();
@@ -86,6 +92,11 @@ impl Metrics {
             Unit::Bytes,
             self.answers_waiting.clone(),
         );
+        registry.register("request_ids", "Request ids that are remembered", self.request_ids.clone());
+        let replayed = "Writes that were sent again and answered with their first result";
+        registry.register("requests_replayed", replayed, self.replayed.clone());
+        let refused = "Writes refused since their request id was too old, or made in the future";
+        registry.register("request_ids_refused", refused, self.refused_ids.clone());
         let waiting = "Parts of the index that wait for compaction; with more than 4 writes wait, too";
         registry.register("waiting_tails", waiting, self.waiting_tails.clone());
         registry.register_with_unit("disk", "Size of the files", Unit::Bytes, self.disk_bytes.clone());
@@ -106,6 +117,8 @@ impl Metrics {
             bytes: self.bytes.get_or_create(&label).clone(),
             elections: self.elections.get_or_create(&label).clone(),
             syncs: self.syncs.get_or_create(&label).clone(),
+            replayed: self.replayed.get_or_create(&label).clone(),
+            refused_ids: self.refused_ids.get_or_create(&label).clone(),
         })
     }
 
@@ -118,7 +131,7 @@ impl Metrics {
         let registry = self.registry.lock();
         // A replica that has left must not go on leading in the graphs.
         let gauges = [&self.leading, &self.committed, &self.applied, &self.records, &self.disk_bytes];
-        for family in gauges.into_iter().chain([&self.waiting_tails]) {
+        for family in gauges.into_iter().chain([&self.waiting_tails, &self.request_ids]) {
             family.clear();
         }
         for status in statuses {
@@ -129,7 +142,8 @@ impl Metrics {
             set(&self.leading, u64::from(status.role == RoleName::Leader));
             set(&self.committed, status.commit.0);
             set(&self.applied, status.applied.0);
-            set(&self.records, status.store.records);
+            set(&self.records, status.records);
+            set(&self.request_ids, status.request_ids);
             set(&self.disk_bytes, status.store.disk_bytes);
             set(&self.waiting_tails, status.store.compaction.waiting_tails);
         }
@@ -145,6 +159,8 @@ pub struct ReplicaMetrics {
     bytes: Counter,
     elections: Counter,
     syncs: Histogram,
+    replayed: Counter,
+    refused_ids: Counter,
 }
 
 impl ReplicaMetrics {
@@ -157,6 +173,16 @@ impl ReplicaMetrics {
     /// The replica became leader.
     pub fn elected(&self) {
         self.elections.inc();
+    }
+
+    /// A write was answered with its first result.
+    pub fn replayed(&self) {
+        self.replayed.inc();
+    }
+
+    /// A write was refused for its request id.
+    pub fn refused_id(&self) {
+        self.refused_ids.inc();
     }
 
     /// Times one fsync.
@@ -186,6 +212,8 @@ mod tests {
             last: Sequence(1),
             commit: Sequence(1),
             applied: Sequence(1),
+            records: 1,
+            request_ids: 0,
             store: Stats::default(),
             problem: None,
         };

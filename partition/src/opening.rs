@@ -11,12 +11,14 @@ use ulid::Ulid;
 
 use crate::clock::Clock;
 use crate::configuration::ConfigurationClient;
-use crate::facts::Facts;
+use crate::facts::{Facts, KEY_FORMAT};
 use crate::host::FatalError;
 use crate::inbox::Outlet;
 use crate::metrics::ReplicaMetrics;
 use crate::peer::PeerSender;
+use crate::replica::config::LOG_READ_BYTES_MAX;
 use crate::replica::{DurableState, Replica, ReplicaConfig};
+use crate::retries::Retries;
 use crate::runtime::{OwnerLoop, Round};
 use crate::status::StatusCell;
 
@@ -49,15 +51,21 @@ pub struct Faces {
     pub clock: Clock,
 }
 
+/// What a replica finds when it starts.
+pub struct Opened {
+    /// Its log and rows.
+    pub store: ReplicatedStore,
+    /// What it must remember for ever.
+    pub facts: Facts,
+    /// What became of writes that carried an id.
+    pub retries: Retries,
+}
+
 /// Opens a replica's store, and makes it where there is none, as a new life of the replica's data.
 ///
 /// # Errors
-/// The store cannot be opened, or holds facts that this build cannot read.
-pub fn open_store(
-    identity: &Identity,
-    path: &Path,
-    options: Options,
-) -> Result<(ReplicatedStore, Facts), FatalError> {
+/// The store cannot be opened, or holds facts or keys that this build cannot read.
+pub fn open_store(identity: &Identity, path: &Path, options: Options) -> Result<Opened, FatalError> {
     let partition = identity.partition;
     let store_error = |source| FatalError::Store { partition, source };
     let mut store = ReplicatedStore::open(path, options).map_err(store_error)?;
@@ -70,16 +78,45 @@ pub fn open_store(
     if store.metadata().is_empty() {
         let facts = Facts::new(identity.partition_uuid, identity.random);
         store.set_metadata(&facts.encode()).map_err(store_error)?;
-        return Ok((store, facts));
+        return Ok(Opened { store, facts, retries: Retries::default() });
     }
-    let facts = Facts::decode(store.metadata()).map_err(|source| FatalError::Facts { partition, source })?;
-    Ok((store, facts))
+    let mut facts =
+        Facts::decode(store.metadata()).map_err(|source| FatalError::Facts { partition, source })?;
+    if facts.key_format == 0 {
+        if has_zero_keys(&store).map_err(store_error)? {
+            return Err(FatalError::OldKeys { partition });
+        }
+        facts.key_format = KEY_FORMAT;
+        store.set_metadata(&facts.encode()).map_err(store_error)?;
+    }
+    let retries = Retries::load(&store).map_err(store_error)?;
+    Ok(Opened { store, facts, retries })
+}
+
+/// Whether a store of an earlier build has a key that begins with a zero byte, which would now be read as another one.
+fn has_zero_keys(store: &ReplicatedStore) -> Result<bool, paddock_storage::Error> {
+    let (first, _) = store.reader().page(None, 1, 0)?;
+    if first.iter().any(|record| record.key.first() == Some(&0)) {
+        return Ok(true);
+    }
+    let mut read = store.applied();
+    while read < store.last().sequence {
+        let log = store.read_log(read, LOG_READ_BYTES_MAX)?;
+        let Some(last) = log.last() else { break };
+        read = last.last();
+        if log.iter().any(|run| run.rows.iter().any(|row| row.key().is_some_and(|key| key.starts_with(&[0]))))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl OwnerLoop {
     /// The owner loop of a replica whose store was just opened.
     #[must_use]
-    pub fn new(identity: &Identity, store: ReplicatedStore, facts: Facts, faces: Faces) -> Self {
+    pub fn new(identity: &Identity, opened: Opened, faces: Faces) -> Self {
+        let Opened { store, facts, retries } = opened;
         let Faces { outlet, peers, configuration, metrics, clock } = faces;
         let config = ReplicaConfig {
             partition: identity.partition,
@@ -91,7 +128,8 @@ impl OwnerLoop {
         let replica = Replica::new(config, durable_state(&store, &facts), clock.now());
         OwnerLoop {
             partition: identity.partition,
-            status: StatusCell::new(identity.partition, &replica, &store),
+            status: StatusCell::new(identity.partition, &replica, &store, &retries),
+            retries,
             reader: store.reader(),
             replica,
             store,

@@ -5,10 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use paddock_coordination::{Epoch, NodeId};
+use paddock_proto::request_id::RequestId;
 use paddock_storage::{Record, Sequence};
 
 use crate::clock::Timestamp;
 use crate::reply::{Reply, ReplySender};
+
+/// What an operation weighs beside its bytes: a floor for the bookkeeping, so that empty ones cannot fill memory either.
+pub const OVERHEAD_BYTES: usize = 128;
 
 /// A guard on one write: it happens only if this holds for the key's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +34,43 @@ pub struct Write {
     pub value: Option<Bytes>,
     /// Guards the write.
     pub precondition: Option<Precondition>,
+    /// Which write it is, however often it is sent.
+    pub request: Option<Request>,
+}
+
+/// What tells a write that is sent again from another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Its id.
+    pub id: RequestId,
+    /// What it asks for, in 64 bits: another request with the same id is somebody's mistake.
+    pub fingerprint: u64,
+}
+
+impl Request {
+    /// The id of a write of this key, value and precondition.
+    #[must_use]
+    pub fn new(id: RequestId, key: &[u8], value: Option<&[u8]>, precondition: Option<&Precondition>) -> Self {
+        let mut guarded = crc32fast::Hasher::new();
+        guarded.update(key);
+        match precondition {
+            None => guarded.update(&[0]),
+            Some(Precondition::Exists(exists)) => guarded.update(&[1, u8::from(*exists)]),
+            Some(Precondition::Version(version)) => {
+                guarded.update(&[2]);
+                guarded.update(&version.0.to_le_bytes());
+            }
+            Some(Precondition::Value(expected)) => {
+                guarded.update(&[3]);
+                guarded.update(expected);
+            }
+        }
+        let mut written = crc32fast::Hasher::new();
+        written.update(&[u8::from(value.is_some())]);
+        written.update(value.unwrap_or_default());
+        let fingerprint = u64::from(guarded.finalize()) << 32 | u64::from(written.finalize());
+        Request { id, fingerprint }
+    }
 }
 
 /// What to do.
@@ -57,8 +98,6 @@ impl Kind {
     /// What the operation weighs in a queue, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        // A floor for the bookkeeping, so that empty operations cannot fill memory either.
-        const OVERHEAD_BYTES: usize = 128;
         OVERHEAD_BYTES
             + match self {
                 Kind::Read { key, .. } => key.len(),
@@ -154,6 +193,25 @@ pub enum Failure {
     /// The leader's disk is full.
     #[error("{0}")]
     DiskFull(String),
+    /// The request's id is older than what the partition remembers.
+    #[error(
+        "the request id is older than what this partition remembers: whether it was done before cannot be told"
+    )]
+    RequestExpired {
+        /// The time by which ids are judged, in milliseconds since 1970.
+        clock_ms: u64,
+    },
+    /// The request's id was made too far in the future.
+    #[error(
+        "the request id was made in the future of this partition's clock: the clock of who made it is ahead"
+    )]
+    RequestAhead {
+        /// The time by which ids are judged, in milliseconds since 1970.
+        clock_ms: u64,
+    },
+    /// The request's id came before with another request.
+    #[error("the request id came before with another request")]
+    RequestReused,
     /// The deadline passed.
     #[error("the deadline passed{}", if *.begun { " while the write was under way: it may have happened" } else { " before the operation was begun" })]
     DeadlineExceeded {

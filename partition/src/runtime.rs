@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use paddock_coordination::PartitionId;
 use paddock_proto::limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX, VALUE_BYTES_MAX};
-use paddock_storage::{APPEND_OVERHEAD_BYTES, Need, Reader, ReplicatedStore};
+use paddock_storage::{APPEND_OVERHEAD_BYTES, Need, Reader, ReplicatedStore, Sequence};
 use tracing::{error, info, warn};
 
 use crate::admission::{Admission, Overlay, Verdict};
@@ -39,10 +39,11 @@ use crate::configuration::ConfigurationClient;
 use crate::facts::Facts;
 use crate::inbox::{Delivery, Outlet};
 use crate::metrics::ReplicaMetrics;
-use crate::operation::{Answer, Failure, Kind, Operation, Replies};
+use crate::operation::{Answer, Failure, Kind, OVERHEAD_BYTES, Operation, Replies};
 use crate::peer::PeerSender;
 use crate::replica::config::LOG_READ_BYTES_MAX;
 use crate::replica::{Effect, Event, Message, Refusal, Replica, RoleName};
+use crate::retries::{self, Retries};
 use crate::status::StatusCell;
 use crate::waiting::{Waiting, WaitingRead};
 
@@ -53,6 +54,8 @@ const ROUND_BYTES_MAX: usize = 4 << 20;
 /// Where a batch of the log is cut: with one more write it still fits a message between nodes.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 const _: () = assert!(2 * (BATCH_BYTES_MAX + VALUE_BYTES_MAX + KEY_BYTES_MAX) <= MESSAGE_BYTES_MAX);
+// What an operation weighs beside its key and value is enough for its row, and for the record of its id.
+const _: () = assert!(retries::RESULT_BYTES + paddock_storage::ROW_OVERHEAD_BYTES < OVERHEAD_BYTES);
 /// The longest wait for a delivery: deadlines of waiting operations are looked at this often.
 const WAIT_MAX: Duration = Duration::from_millis(50);
 /// How long nothing was appended before the store notes in its log that all of it is durable, in milliseconds.
@@ -78,6 +81,8 @@ pub struct OwnerLoop {
     pub peers: PeerSender,
     /// Where writes of the partition's state leave.
     pub configuration: ConfigurationClient,
+    /// What became of writes that carried an id.
+    pub retries: Retries,
     /// What others may know of this replica.
     pub status: StatusCell,
     /// Counters.
@@ -198,7 +203,7 @@ impl OwnerLoop {
     }
 
     fn publish(&mut self) {
-        self.status.publish(self.clock.now(), &self.replica, &self.store);
+        self.status.publish(self.clock.now(), &self.replica, &self.store, &self.retries);
     }
 
     /// Takes what waits in the inbox, up to a round's fill.
@@ -257,10 +262,12 @@ impl OwnerLoop {
                 warn!(partition = %self.partition, %last_kept, last = %self.store.last().sequence,
                     "cutting the end of the log, which the leader does not have");
                 self.when_there_is_room(|store| store.truncate_after(last_kept))?;
+                self.retries.truncated(last_kept);
             }
             Effect::Append { entries, known_commit } => {
                 self.metrics.appended(&entries);
                 self.when_there_is_room(|store| store.append(&entries, known_commit))?;
+                self.retries.appended(&entries);
                 self.round.unsynced = true;
             }
             Effect::Send { to, message } => self.peers.send(to, message),
@@ -274,6 +281,7 @@ impl OwnerLoop {
             }
             Effect::Apply { through } => {
                 self.store.apply(through)?;
+                self.retries.applied(through);
                 let Round { waiting, overlay, replies, .. } = &mut self.round;
                 waiting.applied(through, self.replica.epoch(), overlay, replies);
                 return Ok(Some(Event::Applied { through }));
@@ -374,32 +382,47 @@ impl OwnerLoop {
         if batch.is_empty() { Ok(()) } else { self.propose(batch) }
     }
 
+    /// Makes room on the disk for a batch of writes: whether there is room for all of them, and whether there is for
+    /// those that delete.
+    fn make_room(&mut self, writes: &[Operation]) -> Result<(bool, bool), paddock_storage::Error> {
+        let (mut deletes_bytes, mut puts_bytes, mut are_named) = (0, 0, false);
+        for operation in writes {
+            let Kind::Write(write) = &operation.kind else { continue };
+            // More than the row takes, by enough for the record of a request id.
+            let bytes = operation.kind.size_bytes() as u64;
+            *(if write.value.is_none() { &mut deletes_bytes } else { &mut puts_bytes }) += bytes;
+            are_named |= write.request.is_some();
+        }
+        let overhead = APPEND_OVERHEAD_BYTES + if are_named { retries::BATCH_BYTES as u64 } else { 0 };
+        let grows = puts_bytes > 0 || are_named;
+        let for_all = !grows || self.reserve(puts_bytes + deletes_bytes + overhead, Need::Growth)?;
+        let for_deletes = (grows && for_all) || self.reserve(deletes_bytes + overhead, Need::Control)?;
+        Ok((for_all, for_deletes))
+    }
+
     fn propose(&mut self, writes: Vec<Operation>) -> Result<(), paddock_storage::Error> {
-        let bytes = |deletes: bool| {
-            let sizes = writes.iter().filter_map(|operation| match &operation.kind {
-                Kind::Write(write) if write.value.is_none() == deletes => {
-                    Some(operation.kind.size_bytes() as u64)
-                }
-                _ => None,
-            });
-            sizes.sum::<u64>()
-        };
-        let (deletes_bytes, puts_bytes) = (bytes(true), bytes(false));
-        let room_for_puts = puts_bytes == 0 || self.reserve(puts_bytes + deletes_bytes, Need::Growth)?;
-        let room_for_deletes = (puts_bytes > 0 && room_for_puts)
-            || self.reserve(deletes_bytes + APPEND_OVERHEAD_BYTES, Need::Control)?;
+        let (room_for_all, room_for_deletes) = self.make_room(&writes)?;
         let full = || {
             let path = self.store.path().display();
             Answer::Failed(Failure::DiskFull(format!("the leader's disk is full: {path}")))
         };
         let epoch = self.replica.epoch();
         let Round { overlay, waiting, replies, .. } = &mut self.round;
-        let mut admission = Admission::new(&self.reader, overlay, self.store.last().sequence);
+        let last = self.store.last().sequence;
+        let named = self.retries.batch(Sequence(last.0 + 1), self.clock.wall_clock_ms());
+        let mut admission = Admission::new(&self.reader, overlay, named, room_for_all, last);
         for mut operation in writes {
             let Kind::Write(write) = &operation.kind else { continue };
-            let room = if write.value.is_some() { room_for_puts } else { room_for_deletes };
+            let room = if write.value.is_some() { room_for_all } else { room_for_deletes };
             if !room {
                 replies.answer(operation, epoch, full());
+                continue;
+            }
+            if write.request.is_some()
+                && let Some(what) = self.retries.unreadable()
+            {
+                let failure = Failure::Unavailable(format!("request ids cannot be told apart: {what}"));
+                replies.answer(operation, epoch, Answer::Failed(failure));
                 continue;
             }
             match admission.admit(write) {
@@ -408,12 +431,20 @@ impl OwnerLoop {
                     waiting.admitted(sequence, operation, answer);
                 }
                 Verdict::Settled { after, answer } => {
+                    if write.request.is_some() {
+                        self.metrics.replayed();
+                    }
                     waiting.reads.push_back(WaitingRead::settled(operation, after, answer));
                 }
-                Verdict::Failed(failure) => replies.answer(operation, epoch, Answer::Failed(failure)),
+                Verdict::Failed(failure) => {
+                    if matches!(failure, Failure::RequestExpired { .. } | Failure::RequestAhead { .. }) {
+                        self.metrics.refused_id();
+                    }
+                    replies.answer(operation, epoch, Answer::Failed(failure));
+                }
             }
         }
-        let rows = admission.finish();
+        let rows = admission.finish()?;
         if rows.count() == 0 {
             return Ok(());
         }

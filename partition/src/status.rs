@@ -8,6 +8,7 @@ use paddock_storage::{ReplicatedStore, Sequence, Stats};
 
 use crate::clock::Timestamp;
 use crate::replica::{Replica, RoleName};
+use crate::retries::Retries;
 
 /// How old a snapshot may get while nothing but its figures changes.
 const REFRESH_MS: u64 = 100;
@@ -29,6 +30,10 @@ pub struct ReplicaStatus {
     pub commit: Sequence,
     /// What its reads see.
     pub applied: Sequence,
+    /// How many records its users have.
+    pub records: u64,
+    /// How many request ids it remembers.
+    pub request_ids: u64,
     /// Its files.
     pub store: Stats,
     /// Why it does not serve, for a person.
@@ -46,8 +51,13 @@ pub struct StatusCell {
 impl StatusCell {
     /// The first snapshot.
     #[must_use]
-    pub fn new(partition: PartitionId, replica: &Replica, store: &ReplicatedStore) -> Self {
-        let first = snapshot(partition, replica, store);
+    pub fn new(
+        partition: PartitionId,
+        replica: &Replica,
+        store: &ReplicatedStore,
+        retries: &Retries,
+    ) -> Self {
+        let first = snapshot(partition, replica, store, retries);
         StatusCell { partition, current: Arc::new(ArcSwap::from_pointee(first)), published: Timestamp(0) }
     }
 
@@ -58,7 +68,7 @@ impl StatusCell {
     }
 
     /// Takes a snapshot, if the last one is old or tells another role.
-    pub fn publish(&mut self, now: Timestamp, replica: &Replica, store: &ReplicatedStore) {
+    pub fn publish(&mut self, now: Timestamp, replica: &Replica, store: &ReplicatedStore, retries: &Retries) {
         let last = self.current.load();
         let same =
             last.role == replica.role() && last.epoch == replica.epoch() && last.leader == replica.leader();
@@ -66,11 +76,17 @@ impl StatusCell {
             return;
         }
         self.published = now;
-        self.current.store(Arc::new(snapshot(self.partition, replica, store)));
+        self.current.store(Arc::new(snapshot(self.partition, replica, store, retries)));
     }
 }
 
-fn snapshot(partition: PartitionId, replica: &Replica, store: &ReplicatedStore) -> ReplicaStatus {
+fn snapshot(
+    partition: PartitionId,
+    replica: &Replica,
+    store: &ReplicatedStore,
+    retries: &Retries,
+) -> ReplicaStatus {
+    let stats = store.stats();
     ReplicaStatus {
         partition,
         role: replica.role(),
@@ -79,7 +95,9 @@ fn snapshot(partition: PartitionId, replica: &Replica, store: &ReplicatedStore) 
         last: replica.last().sequence,
         commit: replica.commit(),
         applied: store.applied(),
-        store: store.stats(),
+        records: stats.records.saturating_sub(retries.rows()),
+        request_ids: retries.len() as u64,
+        store: stats,
         problem: replica.problem(),
     }
 }

@@ -56,7 +56,7 @@ pub struct Waiting {
 impl Waiting {
     /// A write was admitted to the log.
     pub fn admitted(&mut self, sequence: Sequence, operation: Operation, answer: Answer) {
-        debug_assert!(self.writes.back().is_none_or(|last| last.sequence < sequence));
+        debug_assert!(self.writes.back().is_none_or(|last| last.sequence <= sequence));
         self.writes.push_back(WaitingWrite { sequence, operation, answer });
     }
 
@@ -115,6 +115,7 @@ mod tests {
             key: Bytes::from_static(b"k"),
             value: Some(Bytes::from(vec![0; 1_000])),
             precondition: None,
+            request: None,
         };
         Arrival { operation_id: 1, deadline, kind: Kind::Write(write) }
     }

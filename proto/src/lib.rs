@@ -13,6 +13,7 @@
 #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, rustdoc::all)]
 
 pub mod limits;
+pub mod request_id;
 
 // Nested as the packages are, since the generated code refers to other packages by relative paths.
 mod paddock {

@@ -99,6 +99,9 @@ impl Failure {
             ErrorReason::KeyExists | ErrorReason::PreconditionFailed | ErrorReason::KeyNotFound => {
                 result = result.with("current_version", &failure.current_version);
             }
+            ErrorReason::RequestIdExpired | ErrorReason::RequestIdAhead => {
+                result = result.with("clock_ms", &failure.clock_ms);
+            }
             ErrorReason::NotLeader => {
                 if !failure.leader_node_id.is_empty() {
                     result = result.with("leader", &failure.leader_node_id);
@@ -144,7 +147,9 @@ impl Failure {
             ErrorReason::InvalidRequest
             | ErrorReason::KeyInvalid
             | ErrorReason::ValueTooLarge
-            | ErrorReason::BatchTooLarge => Code::InvalidArgument,
+            | ErrorReason::BatchTooLarge
+            | ErrorReason::RequestIdReused => Code::InvalidArgument,
+            ErrorReason::RequestIdExpired | ErrorReason::RequestIdAhead => Code::OutOfRange,
             ErrorReason::KeyNotFound => Code::NotFound,
             ErrorReason::KeyExists => Code::AlreadyExists,
             ErrorReason::PreconditionFailed | ErrorReason::WrongNode => Code::FailedPrecondition,

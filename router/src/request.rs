@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use paddock_proto::limits::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use paddock_proto::request_id::RequestId;
 use paddock_proto::v1::{
     BatchGetRequest, BatchWriteRequest, DeleteRequest, ErrorReason, GetRequest, Mutation, Precondition,
     PutRequest, ReadConsistency, ReadOperation, mutation, operation, precondition, read_consistency,
@@ -30,7 +31,7 @@ pub fn get(request: GetRequest) -> Result<Job, Failure> {
 pub fn put(request: PutRequest) -> Result<Job, Failure> {
     let put = |key| mutation::Operation::Put(mutation::Put { key, value: request.value.clone() });
     one_key(request.key, request.key_text)
-        .and_then(|key| write(Mutation { operation: Some(put(key)), precondition: request.precondition }))
+        .and_then(|key| write(named(put(key), request.precondition, request.request_id)))
         .map_err(not_applied)
 }
 
@@ -41,8 +42,12 @@ pub fn put(request: PutRequest) -> Result<Job, Failure> {
 pub fn delete(request: DeleteRequest) -> Result<Job, Failure> {
     let delete = |key| mutation::Operation::Delete(mutation::Delete { key });
     one_key(request.key, request.key_text)
-        .and_then(|key| write(Mutation { operation: Some(delete(key)), precondition: request.precondition }))
+        .and_then(|key| write(named(delete(key), request.precondition, request.request_id)))
         .map_err(not_applied)
+}
+
+fn named(operation: mutation::Operation, precondition: Option<Precondition>, request_id: String) -> Mutation {
+    Mutation { operation: Some(operation), precondition, request_id }
 }
 
 /// A batch of reads.
@@ -189,6 +194,7 @@ fn write(mutation: Mutation) -> Result<Job, Failure> {
         }
     };
     check_precondition(mutation.precondition.as_ref())?;
+    check_request_id(&mutation.request_id)?;
     Ok(Job { place: Place::Key(key), server: Server::Leader, kind: operation::Kind::Write(mutation) })
 }
 
@@ -202,6 +208,16 @@ fn check_precondition(precondition: Option<&Precondition>) -> Result<(), Failure
             let message = "the precondition has no condition: set exists, version or value";
             Err(Failure::invalid(ErrorReason::InvalidRequest, "precondition", message))
         }
+    }
+}
+
+/// Empty, or an id.
+fn check_request_id(text: &str) -> Result<(), Failure> {
+    match text.parse::<RequestId>() {
+        Err(error) if !text.is_empty() => {
+            Err(Failure::invalid(ErrorReason::InvalidRequest, "request_id", error.to_string()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -258,6 +274,18 @@ mod tests {
     }
 
     #[test]
+    fn a_request_id_carries_its_time() {
+        let with = |text: &str| put(PutRequest { request_id: text.to_owned(), ..put_of(b"k", Some(b"v")) });
+        assert!(!with("").unwrap().is_repeatable());
+        assert!(with("017f22e2-79b0-7cc3-98c4-dc0c0c07398f").unwrap().is_repeatable());
+        let random = with("919108f7-52d1-4320-9bac-f847db4148a8").unwrap_err();
+        assert_eq!(
+            (random.field.as_deref(), random.write_fate),
+            (Some("request_id"), Some(WriteFate::NotApplied))
+        );
+    }
+
+    #[test]
     fn consistency_chooses_the_server() {
         let get_with = |requirement| {
             get(GetRequest {
@@ -281,7 +309,7 @@ mod tests {
                 key: Bytes::copy_from_slice(key),
                 value: Some(Bytes::copy_from_slice(value)),
             })),
-            precondition: None,
+            ..Mutation::default()
         };
         let batch = |mutations| batch_write(BatchWriteRequest { mutations });
         assert_eq!(batch(vec![]).unwrap().len(), 0);

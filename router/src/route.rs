@@ -5,7 +5,9 @@
 //! none. What certainly was not done is tried again until the deadline: at the leader that a NOT_LEADER
 //! names (if the view knows that node as live), else after the next change of the view or a short pause.
 //!
-//! A write whose outcome is unknown is never tried again: it would be done twice. Its failure says so.
+//! A write whose outcome is unknown is tried again only if it carries a request id: the partition then answers with
+//! the first result if there is one. Without an id it would be done twice; its failure says that nothing is known. So
+//! does the failure of a write with an id, if an earlier attempt may have done it and no later one could tell.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -68,6 +70,15 @@ impl Job {
     pub fn is_write(&self) -> bool {
         matches!(self.kind, operation::Kind::Write(_))
     }
+
+    /// True if it may be sent again although it may have been done: a read, or a write with a request id.
+    #[must_use]
+    pub fn is_repeatable(&self) -> bool {
+        match &self.kind {
+            operation::Kind::Write(mutation) => !mutation.request_id.is_empty(),
+            _ => true,
+        }
+    }
 }
 
 /// An operation that was done, or at least answered without failure.
@@ -87,8 +98,20 @@ pub struct Answer {
 enum Setback {
     /// For good.
     Final(Failure),
-    /// It certainly changed nothing: it may be tried again, perhaps at the leader that was named.
-    Again { why: String, leader: Option<NodeId> },
+    /// It may be tried again, perhaps at the leader that was named. Unless `may_be_done`, it certainly changed nothing.
+    Again { why: String, leader: Option<NodeId>, may_be_done: bool },
+}
+
+impl Setback {
+    /// It certainly changed nothing.
+    fn nothing_done(why: String) -> Self {
+        Setback::Again { why, leader: None, may_be_done: false }
+    }
+
+    /// It may have been done, and may be sent again all the same.
+    fn perhaps_done(why: String) -> Self {
+        Setback::Again { why, leader: None, may_be_done: true }
+    }
 }
 
 /// The way to the partitions.
@@ -121,6 +144,7 @@ impl Routes {
         let mut hints_in_a_row = 0;
         let mut attempts = 0_u32;
         let mut pause = PAUSE_MIN;
+        let mut perhaps_done = false;
         loop {
             // Before the view is loaded, so that no change is missed.
             let seen = self.views.bell().seen();
@@ -128,12 +152,15 @@ impl Routes {
             let (why, leader) = match self.attempt(&view, job, named_leader.take(), attempts, deadline).await
             {
                 Ok(answer) => return Ok(answer),
-                Err(Setback::Final(failure)) => return Err(failure),
-                Err(Setback::Again { why, leader }) => (why, leader),
+                Err(Setback::Final(failure)) => return Err(after_attempts(failure, perhaps_done)),
+                Err(Setback::Again { why, leader, may_be_done }) => {
+                    perhaps_done |= may_be_done && job.is_write();
+                    (why, leader)
+                }
             };
             attempts = attempts.saturating_add(1);
             if Instant::now() >= deadline {
-                return Err(expired_between_attempts(job, &why));
+                return Err(expired_between_attempts(job, &why, perhaps_done));
             }
             self.metrics.forward_retries.inc();
             if leader.is_some() && hints_in_a_row < HINTS_IN_A_ROW_MAX {
@@ -148,7 +175,7 @@ impl Routes {
             }
             pause = (pause * 2).min(PAUSE_MAX);
             if Instant::now() >= deadline {
-                return Err(expired_between_attempts(job, &why));
+                return Err(expired_between_attempts(job, &why, perhaps_done));
             }
         }
     }
@@ -164,7 +191,7 @@ impl Routes {
         let partition = partition_of(view, &job.place)?;
         let node = self.choose(view, job.server, partition, named_leader, attempts)?;
         let performing = node.link(partition).perform(partition, job.kind.clone(), deadline);
-        let performed = if job.is_write() {
+        let performed = if !job.is_repeatable() {
             performing.await
         } else {
             tokio::select! {
@@ -172,7 +199,7 @@ impl Routes {
                 performed = performing => performed,
                 () = self.leader_changes(view.leader(partition), partition, node.id()) => {
                     let why = format!("partition {partition}: node {} no longer leads", node.id());
-                    return Err(Setback::Again { why, leader: None });
+                    return Err(Setback::perhaps_done(why));
                 }
             }
         };
@@ -187,7 +214,8 @@ impl Routes {
     }
 
     /// Resolves when the map names another leader than it did, and not the node that is being asked: a read
-    /// need not wait for a node that stalled after all others went on. (A write does: it may have happened.)
+    /// need not wait for a node that stalled after all others went on, nor need a write with a request id. (Another write
+    /// must: it may have happened.)
     async fn leader_changes(&self, before: Option<Member>, partition: PartitionId, asked: NodeId) {
         loop {
             let seen = self.views.bell().seen();
@@ -215,7 +243,7 @@ impl Routes {
         {
             return Ok(follower);
         }
-        let again = |why| Setback::Again { why, leader: None };
+        let again = Setback::nothing_done;
         if let Some(node) = named_leader.and_then(|named| view.nodes.get(&named)) {
             return Ok(node);
         }
@@ -251,10 +279,9 @@ fn partition_of(view: &View, place: &Place) -> Result<PartitionId, Setback> {
         Place::Key(key) => {
             view.map.slots.as_ref().and_then(|slots| slots.lookup(Slot::of(key))).ok_or_else(|| {
                 let why = view.refusal.clone();
-                Setback::Again {
-                    why: why.unwrap_or_else(|| "the cluster's partitions are not placed yet".to_owned()),
-                    leader: None,
-                }
+                Setback::nothing_done(
+                    why.unwrap_or_else(|| "the cluster's partitions are not placed yet".to_owned()),
+                )
             })
         }
     }
@@ -265,8 +292,8 @@ fn after_link_error(job: &Job, error: &LinkError) -> Setback {
     let is_write = job.is_write();
     let of_job = |failure: Failure, fate| if is_write { failure.of_write(fate) } else { failure };
     match error {
-        LinkError::NotSent(why) => Setback::Again { why: why.to_string(), leader: None },
-        LinkError::Lost(why) if !is_write => Setback::Again { why: why.to_string(), leader: None },
+        LinkError::NotSent(why) => Setback::nothing_done(why.to_string()),
+        LinkError::Lost(why) if job.is_repeatable() => Setback::perhaps_done(why.to_string()),
         LinkError::Lost(why) => Setback::Final(
             Failure::new(
                 ErrorReason::ConnectionLostUnknownOutcome,
@@ -312,11 +339,11 @@ fn after_failure(
     let elsewhere_or_later = match reason {
         ErrorReason::NotLeader | ErrorReason::PartitionUnavailable | ErrorReason::WrongNode => true,
         ErrorReason::LeaderChangedUnknownOutcome | ErrorReason::ConnectionLostUnknownOutcome => {
-            !job.is_write()
+            job.is_repeatable()
         }
         _ => false,
     };
-    if may_have_happened || !elsewhere_or_later {
+    if (may_have_happened && !job.is_repeatable()) || !elsewhere_or_later {
         return Setback::Final(Failure::from_partition(failure, leader_epoch, job.is_write()));
     }
     let leader = failure
@@ -324,7 +351,8 @@ fn after_failure(
         .parse::<NodeId>()
         .ok()
         .filter(|leader| *leader != answered_by && view.nodes.contains_key(leader));
-    Setback::Again { why: format!("node {answered_by} answered: {}", failure.message), leader }
+    let why = format!("node {answered_by} answered: {}", failure.message);
+    Setback::Again { why, leader, may_be_done: may_have_happened }
 }
 
 /// For an outcome that says nothing.
@@ -336,9 +364,23 @@ fn nonsense(job: &Job, node: NodeId) -> Failure {
     if job.is_write() { failure.of_write(WriteFate::Unknown) } else { failure }
 }
 
-/// Every attempt so far certainly changed nothing.
-fn expired_between_attempts(job: &Job, why: &str) -> Failure {
-    let failure =
-        Failure::new(ErrorReason::DeadlineExceeded, format!("the deadline passed, nothing was done: {why}"));
-    if job.is_write() { failure.of_write(WriteFate::NotApplied) } else { failure }
+/// The failure of a job, when an earlier attempt may have done it: what the last one says of itself does not hold for
+/// the job then, unless it tells what the request id's first result was.
+fn after_attempts(failure: Failure, perhaps_done: bool) -> Failure {
+    let is_the_result = matches!(
+        failure.reason,
+        ErrorReason::KeyExists | ErrorReason::KeyNotFound | ErrorReason::PreconditionFailed
+    );
+    if perhaps_done && !is_the_result { failure.of_write(WriteFate::Unknown) } else { failure }
+}
+
+/// The deadline passed before another attempt.
+fn expired_between_attempts(job: &Job, why: &str, perhaps_done: bool) -> Failure {
+    let what = if perhaps_done { "the write may have happened, or may still" } else { "nothing was done" };
+    let failure = Failure::new(ErrorReason::DeadlineExceeded, format!("the deadline passed, {what}: {why}"));
+    match (job.is_write(), perhaps_done) {
+        (false, _) => failure,
+        (true, false) => failure.of_write(WriteFate::NotApplied),
+        (true, true) => failure.of_write(WriteFate::Unknown),
+    }
 }

@@ -1,18 +1,16 @@
 //! Sends one batch until every record of it is acknowledged.
 //!
-//! A record that failed is sent again, also when its outcome is unknown: a load only ever sets fixed
-//! values, so writing one twice leaves what writing it once would. What must not happen is that an earlier
-//! line overwrites a later one of the same key. Therefore a batch begins only when no batch under way holds
-//! one of its keys: the earlier line is acknowledged by then.
+//! A record that failed is sent again, also when its outcome is unknown, and under the same request id: it is written
+//! once, and no attempt of it that is still on its way can land after a later line of the same key. A batch begins only
+//! when no batch under way holds one of its keys: the earlier line is acknowledged by then.
 //!
-//! One gap is left, and only for a key that stands in several lines: an attempt whose outcome stayed unknown may
-//! still be on its way over a connection that broke, and land after a later line of its key, until its deadline
-//! passes. Closing it takes requests that are done once however often they are sent.
+//! An id that the server no longer remembers is replaced: nothing that was sent under it can land any more, and to write
+//! the same value twice leaves what writing it once would.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use paddock_client::{Client, Error, Mutation};
+use paddock_client::{Client, Error, Mutation, RequestId};
 
 use super::batch::{Batch, Loaded};
 use super::lines::Position;
@@ -78,7 +76,7 @@ pub(crate) async fn send(
         retries: 0,
         end: batch.end,
     };
-    let mut pending = batch.records;
+    let mut pending: Vec<_> = batch.records.into_iter().map(|record| (client.request_id(), record)).collect();
     let mut backoff = BACKOFF_FIRST;
     while !pending.is_empty() {
         let before = pending.len();
@@ -91,7 +89,7 @@ pub(crate) async fn send(
         let Some(error) = error else { continue };
         let silent = progress.silent_for(began);
         if silent >= patience {
-            let line = pending.first().map_or(0, |record| record.line);
+            let line = pending.first().map_or(0, |(_, record)| record.line);
             let seconds = silent.as_secs();
             return Err(anyhow::Error::new(error)
                 .context(format!("gave up at line {line}: nothing was acknowledged for {seconds} s")));
@@ -104,20 +102,28 @@ pub(crate) async fn send(
 }
 
 /// Sends records once. Returns those that must be sent again, and why; fails if one never can succeed.
-async fn attempt(client: &Client, pending: Vec<Loaded>) -> anyhow::Result<(Vec<Loaded>, Option<Error>)> {
-    let mutations = pending.iter().map(|record| Mutation::put(record.key.clone(), record.value.clone()));
-    let results = match client.batch_write(mutations.collect::<Vec<_>>()).await {
+async fn attempt(
+    client: &Client,
+    pending: Vec<(RequestId, Loaded)>,
+) -> anyhow::Result<(Vec<(RequestId, Loaded)>, Option<Error>)> {
+    let mutation =
+        |(id, record): &(RequestId, Loaded)| (*id, Mutation::put(record.key.clone(), record.value.clone()));
+    let results = match client.batch_write_named(pending.iter().map(mutation).collect::<Vec<_>>()).await {
         Ok(results) => results,
         Err(error) if is_worth_repeating(&error) => return Ok((pending, Some(error))),
         Err(error) => return Err(error.into()),
     };
     let mut left = Vec::new();
     let mut why = None;
-    for (record, result) in pending.into_iter().zip(results) {
+    for ((id, record), result) in pending.into_iter().zip(results) {
         match result {
             Ok(_) => {}
             Err(error) if is_worth_repeating(&error) => {
-                left.push(record);
+                left.push((id, record));
+                why = Some(error);
+            }
+            Err(error @ Error::RequestIdRefused { clock_ms: Some(_), .. }) => {
+                left.push((client.request_id(), record));
                 why = Some(error);
             }
             Err(error) => {

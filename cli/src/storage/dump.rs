@@ -5,6 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::Context;
+use paddock_partition::keys;
 use paddock_storage::Options;
 use paddock_storage::offline::OfflineStore;
 
@@ -43,8 +44,15 @@ fn dump(stores: &[OfflineStore], flags: &StorageDump, out: &mut impl Write) -> a
         let path = store.path().display();
         let records = store.dump(flags.uncommitted)?;
         let (through, left_out, mut count) = (records.through(), records.left_out(), 0_u64);
+        let is_partition = store.inspect()?.kind == "replicated";
         for record in records {
-            let record = record.with_context(|| format!("{}: not complete, {count} records", written()))?;
+            let mut record =
+                record.with_context(|| format!("{}: not complete, {count} records", written()))?;
+            if is_partition {
+                // What a partition keeps for itself is no record of anybody's.
+                let Some(key) = keys::of_user(record.key) else { continue };
+                record.key = key;
+            }
             let about = About {
                 version: Some(record.version.0),
                 expires_at_ms: record.expires_at_ms,

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::{OwnerLoop, Round};
 use crate::clock::Timestamp;
+use crate::keys;
 use crate::replica::Message;
 
 /// How often a full disk, or a compaction that is behind, is mentioned in the log, in milliseconds.
@@ -25,7 +26,10 @@ impl OwnerLoop {
             return Ok(false);
         }
         let rows = entries.iter().flat_map(|run| run.rows.iter());
-        let need = if rows.into_iter().any(|row| matches!(row, RowRef::Put { .. })) {
+        let need = if rows
+            .into_iter()
+            .any(|row| matches!(row, RowRef::Put { key, .. } if !keys::is_reserved(key)))
+        {
             Need::Growth
         } else {
             Need::Control

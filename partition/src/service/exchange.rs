@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use paddock_coordination::PartitionId;
 use paddock_proto::limits::{BATCH_ITEMS_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, VALUE_BYTES_MAX};
+use paddock_proto::request_id::InvalidRequestId;
 use paddock_proto::v1 as wire;
 use paddock_proto::v1::exchange_service_server::ExchangeService;
 use paddock_storage::{Record, Sequence};
@@ -15,7 +16,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::clock;
 use crate::host::Host;
-use crate::operation::{Answer, Arrival, Failure, Kind, Precondition, Write};
+use crate::keys;
+use crate::operation::{Answer, Arrival, Failure, Kind, Precondition, Request as OperationRequest, Write};
 use crate::replica::Timestamp;
 use crate::reply::{self, Reply, ReplyReceiver, ReplySender};
 use crate::service::handshake;
@@ -146,8 +148,11 @@ fn kind(kind: Option<wire::operation::Kind>) -> Result<Parsed, Failure> {
                     "records_max is {records_max}, the limits are 1 and {BATCH_ITEMS_MAX}"
                 )));
             }
-            let after = if range.after_key.is_empty() { None } else { Some(valid_key(range.after_key)?) };
-            Ok(Parsed::Strong(Kind::ReadRange { after, records_max }))
+            let after = match range.after_key.is_empty() {
+                true => Bytes::from_static(keys::BEFORE_USERS),
+                false => valid_key(range.after_key)?,
+            };
+            Ok(Parsed::Strong(Kind::ReadRange { after: Some(after), records_max }))
         }
         None => Err(Failure::Invalid("an operation without a kind".into())),
     }
@@ -173,13 +178,21 @@ fn write(mutation: wire::Mutation) -> Result<Write, Failure> {
             None => return Err(Failure::Invalid("a precondition without a condition".into())),
         }),
     };
-    Ok(Write { key, value, precondition })
+    let request = match mutation.request_id.as_str() {
+        "" => None,
+        text => {
+            let id = text.parse().map_err(|error: InvalidRequestId| Failure::Invalid(error.to_string()))?;
+            Some(OperationRequest::new(id, &key, value.as_deref(), precondition.as_ref()))
+        }
+    };
+    Ok(Write { key, value, precondition, request })
 }
 
+/// The store's key for a user's.
 fn valid_key(key: Bytes) -> Result<Bytes, Failure> {
     match key.len() {
         0 => Err(Failure::KeyInvalid("the key is empty, the shortest is 1 byte".into())),
-        1..=KEY_BYTES_MAX => Ok(key),
+        1..=KEY_BYTES_MAX => Ok(keys::stored(key)),
         bytes => Err(Failure::KeyInvalid(format!("the key has {bytes} bytes, the limit is {KEY_BYTES_MAX}"))),
     }
 }
@@ -196,12 +209,12 @@ fn valid_value(value: Bytes) -> Result<Bytes, Failure> {
 fn outcome(reply: Reply) -> wire::Outcome {
     use wire::outcome::Kind as Wire;
     let kind = match reply.answer {
-        Answer::Read(found) => Wire::Read(wire::ReadOutcome { record: found.map(record) }),
+        Answer::Read(found) => Wire::Read(wire::ReadOutcome { record: found.and_then(record) }),
         Answer::Written { version, deleted } => {
             Wire::Write(wire::WriteOutcome { version: version.0, deleted })
         }
         Answer::Range { records, more } => Wire::ReadRange(wire::ReadRangeOutcome {
-            records: records.into_iter().map(record).collect(),
+            records: records.into_iter().filter_map(record).collect(),
             more,
         }),
         Answer::Failed(error) => Wire::Failure(failure(&error)),
@@ -226,8 +239,10 @@ fn responses(replies: Vec<Reply>) -> Vec<wire::ExchangeResponse> {
     responses
 }
 
-fn record(record: Record) -> wire::Record {
-    wire::Record { key: record.key, value: record.value, version: record.version.0 }
+/// A record under its user's key.
+fn record(record: Record) -> Option<wire::Record> {
+    let key = keys::of_user(record.key)?;
+    Some(wire::Record { key, value: record.value, version: record.version.0 })
 }
 
 fn failure(error: &Failure) -> wire::Failure {
@@ -259,6 +274,15 @@ fn failure(error: &Failure) -> wire::Failure {
         Failure::Overloaded(_) => ErrorReason::Overloaded,
         Failure::DiskFull(_) => ErrorReason::DiskFull,
         Failure::DeadlineExceeded { .. } => ErrorReason::DeadlineExceeded,
+        Failure::RequestExpired { clock_ms } => {
+            failure.clock_ms = *clock_ms;
+            ErrorReason::RequestIdExpired
+        }
+        Failure::RequestAhead { clock_ms } => {
+            failure.clock_ms = *clock_ms;
+            ErrorReason::RequestIdAhead
+        }
+        Failure::RequestReused => ErrorReason::RequestIdReused,
     };
     failure.set_reason(reason);
     failure
@@ -276,6 +300,7 @@ mod tests {
         Some(wire::operation::Kind::Write(wire::Mutation {
             operation: Some(wire::mutation::Operation::Put(put)),
             precondition: None,
+            request_id: String::new(),
         }))
     }
 

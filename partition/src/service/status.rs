@@ -46,7 +46,7 @@ fn replica(node_id: &str, status: &ReplicaStatus) -> wire::NodeReplica {
             last_sequence: status.last.0,
             committed_sequence: status.commit.0,
             applied_sequence: status.applied.0,
-            record_count: status.store.records,
+            record_count: status.records,
             disk_bytes: status.store.disk_bytes,
             problem: status.problem.clone().unwrap_or_default(),
         }),

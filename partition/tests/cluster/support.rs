@@ -14,11 +14,12 @@ use paddock_partition::server::{PartitionServer, ServerConfig, StartError};
 use paddock_proto::admin::v1::GetNodeStatusRequest;
 use paddock_proto::admin::v1::node_service_client::NodeServiceClient;
 use paddock_proto::metadata;
+use paddock_proto::request_id::RequestId;
 use paddock_proto::v1::exchange_service_client::ExchangeServiceClient;
 use paddock_proto::v1::precondition::Condition;
 use paddock_proto::v1::{
-    ExchangeRequest, ExchangeResponse, Mutation, Operation, Outcome, Precondition, ReadConsistency,
-    ReadOperation, ReadRangeOperation, mutation, operation, outcome, read_consistency,
+    ErrorReason, ExchangeRequest, ExchangeResponse, Mutation, Operation, Outcome, Precondition,
+    ReadConsistency, ReadOperation, ReadRangeOperation, mutation, operation, outcome, read_consistency,
 };
 use paddock_storage::Options;
 use tempfile::TempDir;
@@ -215,6 +216,27 @@ impl Cluster {
         tokio::time::timeout(PATIENCE, wait).await.expect("the node catches up");
     }
 
+    /// Waits until every node counts so many records.
+    pub async fn records(&self, partition: u32, records: u64) {
+        for node in self.nodes.keys() {
+            let endpoint = format!("http://{}", self.address(*node));
+            let mut client = NodeServiceClient::connect(endpoint).await.expect("the node answers");
+            let wait = async {
+                loop {
+                    let status = client.get_node_status(GetNodeStatusRequest {}).await.expect("a status");
+                    let replicas = status.into_inner().replicas;
+                    let found = replicas.iter().find(|replica| replica.partition_id == partition);
+                    let replica = found.and_then(|replica| replica.replica.as_ref());
+                    if replica.is_some_and(|replica| replica.record_count == records) {
+                        return;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, wait).await.expect("so many records");
+        }
+    }
+
     /// Bytes of answers that wait in all nodes.
     pub fn answers_waiting_bytes(&self) -> i64 {
         self.nodes.values().map(|running| running.server.answers_waiting_bytes()).sum()
@@ -358,6 +380,26 @@ impl Stream {
         self.call(vec![operation]).await.remove(0)
     }
 
+    /// One write with a request id, sent again until it is decided.
+    pub async fn settled_write(&mut self, operation: Operation) -> Outcome {
+        let wait = async {
+            loop {
+                let outcome = self.one(operation.clone()).await;
+                match &outcome.kind {
+                    Some(outcome::Kind::Failure(failure))
+                        if failure.outcome_unknown
+                            || failure.reason() == ErrorReason::PartitionUnavailable
+                            || failure.reason() == ErrorReason::NotLeader =>
+                    {
+                        tokio::task::yield_now().await;
+                    }
+                    _ => return outcome,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the partition decides")
+    }
+
     /// One read, asked again for as long as the partition is not ready for it.
     pub async fn settled(&mut self, operation: Operation) -> Outcome {
         let wait = async {
@@ -391,7 +433,11 @@ pub fn within(timeout_ms: u32, operation: Operation) -> Operation {
 
 fn write(mutation: mutation::Operation, condition: Option<Condition>) -> Operation {
     let precondition = condition.map(|condition| Precondition { condition: Some(condition) });
-    operation(operation::Kind::Write(Mutation { operation: Some(mutation), precondition }))
+    operation(operation::Kind::Write(Mutation {
+        operation: Some(mutation),
+        precondition,
+        request_id: String::new(),
+    }))
 }
 
 fn put_mutation(key: &str, value: &str) -> mutation::Operation {
@@ -399,6 +445,14 @@ fn put_mutation(key: &str, value: &str) -> mutation::Operation {
         key: Bytes::copy_from_slice(key.as_bytes()),
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
     })
+}
+
+/// The same under a request id.
+pub fn named(id: RequestId, mut operation: Operation) -> Operation {
+    if let Some(operation::Kind::Write(mutation)) = &mut operation.kind {
+        mutation.request_id = id.to_string();
+    }
+    operation
 }
 
 /// A put.

@@ -60,6 +60,7 @@ impl Checker {
         let commit = replica.commit().0;
         let before = self.commits.insert(node.name, commit).unwrap_or(0);
         assert!(before <= commit, "commit fell from {before} to {commit} on {}", node.name);
+        self.check_batches(node, usize::try_from(commit).unwrap());
         for index in 0..usize::try_from(commit).unwrap() {
             let entry = &node.disk.entries[index];
             let entry = (entry.epoch, entry.statement.clone());
@@ -101,6 +102,19 @@ impl Checker {
                     self.committed.len()
                 );
             }
+        }
+    }
+
+    /// A batch is committed whole or not at all, and so is each replica's log.
+    fn check_batches(&self, node: &Node, commit: usize) {
+        for end in [commit, node.disk.entries.len(), node.disk.durable, node.disk.applied] {
+            let is_cut = end.checked_sub(1).and_then(|last| node.disk.entries.get(last));
+            assert!(
+                !is_cut.is_some_and(crate::cluster::Entry::is_continued),
+                "a batch was divided at {end} on {}\n{:?}",
+                node.name,
+                node.disk
+            );
         }
     }
 

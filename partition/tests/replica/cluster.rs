@@ -31,6 +31,16 @@ pub(crate) struct Disk {
     epoch_seen: Epoch,
 }
 
+/// What ends a statement that others of its batch follow.
+pub(crate) const CONTINUED: char = '+';
+
+impl Entry {
+    /// Whether the next entry is of the same batch.
+    pub(crate) fn is_continued(&self) -> bool {
+        self.statement.ends_with(CONTINUED)
+    }
+}
+
 impl Disk {
     fn position(&self, sequence: usize) -> Position {
         let epoch = sequence.checked_sub(1).map_or(0, |index| self.entries[index].epoch);
@@ -232,6 +242,12 @@ impl Cluster {
         node.replica = None;
         node.requests.clear();
         node.disk.entries.truncate(node.disk.durable + kept);
+        // A batch that was torn is dropped whole.
+        while node.disk.entries.len() > node.disk.durable
+            && node.disk.entries.last().is_some_and(Entry::is_continued)
+        {
+            node.disk.entries.pop();
+        }
         let recovered = node.disk.entries.iter().map(|entry| entry.known_commit).max().unwrap_or(0);
         node.disk.applied = usize::try_from(recovered).unwrap().min(node.disk.entries.len());
     }
@@ -449,6 +465,8 @@ pub(crate) fn apply(node: &mut Node) -> Event {
 }
 
 fn read_log(disk: &Disk, after: usize, entries_max: usize) -> Vec<LogEntries> {
+    let behind = disk.entries.iter().skip(after + entries_max.max(1) - 1);
+    let entries_max = entries_max.max(1) + behind.take_while(|entry| entry.is_continued()).count();
     let mut runs: Vec<(u64, usize, Vec<&str>)> = Vec::new();
     for (index, entry) in disk.entries.iter().enumerate().skip(after).take(entries_max) {
         match runs.last_mut() {

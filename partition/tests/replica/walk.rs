@@ -7,7 +7,7 @@
 use paddock_coordination::Member;
 use paddock_partition::replica::{Event, RoleName, WriteOutcome};
 
-use crate::cluster::{Cluster, Link, Request, apply, puts, sync};
+use crate::cluster::{CONTINUED, Cluster, Link, Request, apply, puts, sync};
 
 const WALKS: u64 = 150;
 const STEPS: u64 = 1500;
@@ -45,6 +45,7 @@ struct Walk {
     /// Writes whose connection broke: they may still be done.
     strays: Vec<Request>,
     proposals: u64,
+    keeps_batches_whole: bool,
 }
 
 impl Walk {
@@ -64,7 +65,15 @@ impl Walk {
         for index in 0..count {
             cluster.start(index);
         }
-        Walk { chance, cluster, watched: vec![0; count], strays: Vec::new(), proposals: 0 }
+        let keeps_batches_whole = chance.percent(50);
+        Walk {
+            chance,
+            cluster,
+            watched: vec![0; count],
+            strays: Vec::new(),
+            proposals: 0,
+            keeps_batches_whole,
+        }
     }
 
     fn step(&mut self) {
@@ -128,6 +137,13 @@ impl Walk {
         }
     }
 
+    /// A statement of a proposal. Where this walk keeps batches whole, as the real log does, each but the last of a batch
+    /// says that the batch goes on.
+    fn statement(&self, number: u64, is_last: bool) -> String {
+        let is_continued = self.keeps_batches_whole && !is_last;
+        if is_continued { format!("s{number}{CONTINUED}") } else { format!("s{number}") }
+    }
+
     fn propose(&mut self) {
         let leads =
             |node: &crate::cluster::Node| node.replica.as_ref().is_some_and(|one| one.may_propose().is_ok());
@@ -138,7 +154,7 @@ impl Walk {
             let index = leaders[self.chance.index(leaders.len())];
             let count = 1 + self.chance.below(3);
             let statements: Vec<String> =
-                (0..count).map(|one| format!("s{}", self.proposals + one)).collect();
+                (0..count).map(|one| self.statement(self.proposals + one, one + 1 == count)).collect();
             self.proposals += count;
             let rows = puts(statements.iter().map(String::as_str));
             self.cluster.step(index, Event::Propose { rows, log_time_ms: 0 });

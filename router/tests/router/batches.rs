@@ -17,7 +17,7 @@ use crate::fake::{Reply, failure, key_of, not_leader};
 
 fn put_item(key: &Bytes, value: &'static str) -> Mutation {
     let put = mutation::Put { key: key.clone(), value: Some(value.into()) };
-    Mutation { operation: Some(mutation::Operation::Put(put)), precondition: None }
+    Mutation { operation: Some(mutation::Operation::Put(put)), ..Mutation::default() }
 }
 
 fn written(result: Option<write_result::Outcome>) -> Result<u64, rpc::Status> {

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use paddock_coordination::{Coordinator, paths};
 use paddock_proto::admin::v1::GetClusterRequest;
-use paddock_proto::v1::{BatchWriteRequest, ErrorReason, Mutation, mutation, operation};
+use paddock_proto::request_id::RequestId;
+use paddock_proto::v1::{
+    BatchWriteRequest, ErrorReason, Mutation, Operation, PutRequest, mutation, operation,
+};
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -25,6 +29,65 @@ async fn a_write_on_a_stream_that_breaks_is_unknown_and_never_sent_again() {
     // The link is opened again, and what is sent over it does not include the lost write.
     soon(cluster.client.put(put(&keys[1]))).await.unwrap();
     assert_eq!(cluster.nodes[0].arrivals_of(&keys[0]), 1);
+}
+
+fn named_put(key: &Bytes) -> PutRequest {
+    let id = RequestId::from_parts(1_000, 7);
+    PutRequest { request_id: id.to_string(), ..put(key) }
+}
+
+#[tokio::test]
+async fn a_write_with_a_request_id_is_sent_again_under_the_same_id() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.nodes[0].break_once();
+    let keys: Vec<_> = keys_in(0).take(2).collect();
+    soon(cluster.client.put(named_put(&keys[0]))).await.unwrap();
+    let ids = |operation: &Operation| match &operation.kind {
+        Some(operation::Kind::Write(mutation)) => mutation.request_id.clone(),
+        other => panic!("{other:?}"),
+    };
+    let sent: Vec<_> = cluster.nodes[0].arrivals().iter().map(ids).collect();
+    assert_eq!(sent, vec![named_put(&keys[0]).request_id; 2]);
+
+    let mut answers = vec![Reply::With(failure(ErrorReason::LeaderChangedUnknownOutcome, true))];
+    cluster.nodes[0].script(move |_| answers.pop().unwrap_or(Reply::Healthy));
+    soon(cluster.client.put(named_put(&keys[1]))).await.unwrap();
+    assert_eq!(cluster.nodes[0].arrivals_of(&keys[1]), 2);
+}
+
+#[tokio::test]
+async fn a_refusal_after_an_unknown_outcome_does_not_say_that_nothing_was_done() {
+    for (reason_of_second, outcome) in [
+        (ErrorReason::RequestIdExpired, "unknown"),
+        (ErrorReason::Overloaded, "unknown"),
+        // This is what the id came to, so the write was not done by the first attempt either.
+        (ErrorReason::PreconditionFailed, "not_applied"),
+    ] {
+        let mut cluster = Cluster::start(1).await;
+        let mut answers = vec![
+            Reply::With(failure(reason_of_second, false)),
+            Reply::With(failure(ErrorReason::LeaderChangedUnknownOutcome, true)),
+        ];
+        cluster.nodes[0].script(move |_| answers.pop().unwrap_or(Reply::Healthy));
+        let status = soon(cluster.client.put(named_put(&key_in(0)))).await.unwrap_err();
+        assert_eq!(reason(&status), paddock_router::errors::reason_name(reason_of_second));
+        assert_eq!(write_outcome(&status).as_deref(), Some(outcome), "{status}");
+        assert_eq!(cluster.nodes[0].arrivals().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_write_with_a_request_id_does_not_wait_for_a_leader_that_was_replaced() {
+    let cluster = Cluster::start(2).await;
+    cluster.nodes[0].script(|_| Reply::Never);
+    let mut client = cluster.client.clone();
+    let request = within(Duration::from_secs(20), named_put(&key_in(0)));
+    let writing = tokio::spawn(async move { client.put(request).await });
+    soon(cluster.nodes[0].arrived(1)).await;
+    let second = cluster.member(1);
+    cluster.change_state(0, |state| state.leader = Some(second)).await;
+    let meta = soon(writing).await.unwrap().unwrap().into_inner().meta.unwrap();
+    assert_eq!(meta.served_by, second.node.to_string());
 }
 
 #[tokio::test]
@@ -179,7 +242,7 @@ fn fill(cluster: &Cluster) -> JoinSet<()> {
         let mut client = cluster.client.clone();
         let mutation = |key| {
             let put = mutation::Put { key, value: Some("v".into()) };
-            Mutation { operation: Some(mutation::Operation::Put(put)), precondition: None }
+            Mutation { operation: Some(mutation::Operation::Put(put)), ..Mutation::default() }
         };
         let mutations = keys_in(0).take(1_000).map(mutation).collect();
         let request = within(Duration::from_secs(20), BatchWriteRequest { mutations });
