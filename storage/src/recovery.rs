@@ -237,13 +237,17 @@ struct Tail {
 /// Keeps track of where the batches begin that no later batch proves durable.
 #[derive(Debug, Default)]
 pub(crate) struct Unproven {
+    /// Each with the entry that has to be durable to prove it.
     batches: VecDeque<(Sequence, u64)>,
 }
 
 impl Unproven {
     pub(crate) fn note(&mut self, batch: &Batch, proven: Sequence) {
-        self.batches.push_back((batch.header.next(), batch.offset));
-        while self.batches.front().is_some_and(|(next, _)| next.previous() <= proven) {
+        // A marker has no entry of its own: it is durable for certain once an entry after it is.
+        let next = batch.header.next();
+        let proof = if batch.rows.count() == 0 { next } else { next.previous() };
+        self.batches.push_back((proof, batch.offset));
+        while self.batches.front().is_some_and(|(proof, _)| *proof <= proven) {
             self.batches.pop_front();
         }
     }

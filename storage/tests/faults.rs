@@ -197,3 +197,29 @@ fn a_segment_that_gets_no_name_is_a_full_disk() {
     }
     assert!(refused > 3, "{refused}");
 }
+
+/// The note that the log is durable meets a failed fsync: the kernel shows it, and never writes it. What is written behind
+/// it after a restart must not hang on it.
+#[test]
+fn a_marker_that_never_reached_the_disk_takes_nothing_down_with_it() {
+    for more in 1..4 {
+        let disk = FaultyDisk::new();
+        let mut store = open(&disk).unwrap();
+        append(&mut store, 1, &[Entry::put("a", "1")], 0).unwrap();
+        store.sync().unwrap();
+        // The marker's write, then its fsync.
+        disk.set_fault(Some(Fault { call: disk.calls() + 2, kind: ErrorKind::Other, lasting: false }));
+        store.mark_durable().unwrap_err();
+        drop(store);
+
+        let mut store = open(&disk).unwrap();
+        for _ in 0..more {
+            append(&mut store, 2, &[Entry::put("b", "2")], 1).unwrap();
+            store.sync().unwrap();
+        }
+        drop(store);
+        disk.crash(Unsynced::Lost);
+        let store = open(&disk).unwrap();
+        assert_eq!(store.last().sequence, Sequence(1 + more), "entries that were durable are gone");
+    }
+}
