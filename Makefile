@@ -69,6 +69,11 @@ chaos: setup ## Kill and freeze a real cluster at random for a while, and judge 
 	$(CARGO) build --package paddock-client --example chaos_load --locked
 	scripts/chaos.py --paddock target/debug/paddock $(ARGS)
 
+.PHONY: sim
+sim: ## Simulate clusters under faults, one for each seed (SEEDS=2000 FIRST=0; SEED=7: that one again, with its trace)
+	$(CARGO) run --package paddock-sim --profile sim --locked --quiet -- --seeds $(or $(SEEDS),2000) --first $(or $(FIRST),0) \
+		$(if $(SEED),--seed $(SEED)) $(if $(LINES),--lines $(LINES))
+
 .PHONY: torture
 torture: ## Kill a writing process hundreds of times, and cut its file system's power (ROUNDS=300 CUTS=50 SEED=...; root for the cuts)
 	PADDOCK_TORTURE_ROUNDS=$(or $(ROUNDS),300) PADDOCK_TORTURE_CUTS=$(or $(CUTS),50) PADDOCK_TORTURE_SEED=$(SEED) \

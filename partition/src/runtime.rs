@@ -123,6 +123,14 @@ impl OwnerLoop {
     pub fn run(mut self) -> Result<(), paddock_storage::Error> {
         self.publish();
         while self.run_round(self.outlet.receive(self.wait()))? {}
+        self.stop()
+    }
+
+    /// Ends in an orderly way, after the last round.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn stop(mut self) -> Result<(), paddock_storage::Error> {
         self.step(Event::Stop)?;
         self.flush();
         self.store.close()

@@ -22,7 +22,7 @@ pub(super) enum Change {
 impl Contents {
     pub(super) fn settle(&mut self, change: Change) {
         match change {
-            Change::Length(length) => self.durable.resize(length, 0),
+            Change::Length(length) => set_length(&mut self.durable, length),
             Change::Write { offset, bytes } => write(&mut self.durable, offset, &bytes),
         }
     }
@@ -32,7 +32,7 @@ impl Contents {
             match change {
                 Change::Length(length) => {
                     if dice.keeps() {
-                        self.durable.resize(length, 0);
+                        set_length(&mut self.durable, length);
                     }
                 }
                 Change::Write { offset, bytes } => {
@@ -56,9 +56,16 @@ fn sectors(offset: usize, length: usize) -> impl Iterator<Item = (usize, usize)>
         .map(move |sector| ((sector * SECTOR_BYTES).max(offset), ((sector + 1) * SECTOR_BYTES).min(end)))
 }
 
+/// Cuts, or extends by zeros: in one piece, since without optimisation `resize` goes byte by byte.
+pub(super) fn set_length(bytes: &mut Vec<u8>, length: usize) {
+    bytes.truncate(length);
+    let more = vec![0; length - bytes.len()];
+    bytes.extend_from_slice(&more);
+}
+
 pub(super) fn write(into: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
     if into.len() < offset + bytes.len() {
-        into.resize(offset + bytes.len(), 0);
+        set_length(into, offset + bytes.len());
     }
     into[offset..offset + bytes.len()].copy_from_slice(bytes);
 }

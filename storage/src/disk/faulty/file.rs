@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::FaultyDisk;
-use super::contents::{Change, Contents, write};
+use super::contents::{Change, Contents, set_length, write};
 use crate::disk::{DiskFile, DiskLock};
 
 pub(super) struct FaultyFile {
@@ -78,7 +78,7 @@ impl DiskFile for FaultyFile {
         if more > 0 {
             let length = usize::try_from(offset + length).map_err(|_| io::ErrorKind::FileTooLarge)?;
             let mut contents = self.contents.lock();
-            contents.seen.resize(length, 0);
+            set_length(&mut contents.seen, length);
             contents.unsynced.push(Change::Length(length));
         }
         Ok(())
@@ -102,7 +102,7 @@ impl DiskFile for FaultyFile {
         self.disk.call()?;
         let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut contents = self.contents.lock();
-        contents.seen.resize(length, 0);
+        set_length(&mut contents.seen, length);
         contents.unsynced.push(Change::Length(length));
         Ok(())
     }
