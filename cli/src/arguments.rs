@@ -211,6 +211,10 @@ pub(crate) struct Partition {
     /// For a new cluster: for how long a follower's promise holds, which bounds how soon a failover begins
     #[arg(long, env = "PADDOCK_LEASE_MS", value_name = "N", default_value_t = 1_000)]
     pub(crate) lease_ms: u64,
+    /// How long another node may be away before its replicas are placed on others, should it be this node that sees to it;
+    /// 0: for ever
+    #[arg(long, env = "PADDOCK_REPLACE_AFTER_SECONDS", value_name = "N", default_value_t = 600)]
+    pub(crate) replace_after_seconds: u64,
     #[command(flatten)]
     pub(crate) log: LogFlags,
 }

@@ -11,7 +11,9 @@ use serde::de::DeserializeOwned;
 
 use crate::ids::{Member, NodeId, PartitionId, RouterId};
 use crate::paths::{self, Place};
-use crate::records::{self, ClusterRecord, FORMAT, NodeRecord, PartitionState, RouterRecord, SlotTable};
+use crate::records::{
+    self, ClusterRecord, FORMAT, NodeRecord, PartitionState, ReplicaTarget, RouterRecord, SlotTable,
+};
 use crate::slots::Slot;
 use crate::store::{Tree, Version, Versioned};
 
@@ -28,6 +30,8 @@ pub struct ClusterMap {
     pub routers: BTreeMap<RouterId, RouterRecord>,
     /// The partitions' configurations.
     pub partitions: BTreeMap<PartitionId, Partition>,
+    /// Where the partitions' replicas are to be, for those of which somebody has said it.
+    pub targets: BTreeMap<PartitionId, Target>,
     /// Which partition holds which slots; none before placement is done. Always valid.
     pub slots: Option<SlotTable>,
     /// False while the coordination service cannot be reached: this is what was read last.
@@ -43,6 +47,15 @@ pub struct Partition {
     pub version: Version,
     /// The value.
     pub state: PartitionState,
+}
+
+/// Where a partition's replicas are to be, with the version that a compare-and-set of it expects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The version of the value.
+    pub version: Version,
+    /// The value.
+    pub target: ReplicaTarget,
 }
 
 /// Why there can be no map.
@@ -133,11 +146,16 @@ impl ClusterMap {
                     self.partitions.insert(id, Partition { version: versioned.version, state });
                 }
             }
+            Place::PartitionTarget(id) => {
+                if let Some(target) = self.decode(path, value) {
+                    self.targets.insert(id, Target { version: versioned.version, target });
+                }
+            }
             Place::Live(id) => {
                 self.live.insert(id);
             }
             // Read by bootstrap alone, which takes nobody's word for it but the service's.
-            Place::Placement | Place::Folder => {}
+            Place::Placement | Place::Controller | Place::Folder => {}
         }
     }
 

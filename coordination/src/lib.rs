@@ -17,8 +17,9 @@
 //! in the map. In the end each calls [`Coordinator::close`], so that it is not missed later but now.
 //!
 //! # What this does not do
-//! It elects no leader and moves no replica: those rules are the partition server's, which only needs
-//! the compare-and-set. It keeps no clock: an ephemeral node says that somebody had a session lately, no more.
+//! It elects no leader: those rules are the partition server's, which only needs the compare-and-set. It moves no
+//! replica by itself: [`placement`] says what is to be done, and the partition server does it. It keeps no clock: an ephemeral
+//! node says that somebody had a session lately, no more.
 
 #![forbid(unsafe_code)]
 
@@ -27,6 +28,7 @@ pub mod cluster_map;
 pub mod embedded;
 pub mod ids;
 pub mod paths;
+pub mod placement;
 pub mod records;
 pub mod slots;
 pub mod store;
@@ -34,6 +36,8 @@ pub mod zookeeper;
 
 pub use cluster_map::ClusterMap;
 pub use ids::{ClusterId, Epoch, Generation, Member, NodeId, PartitionId, RouterId};
-pub use records::{ClusterRecord, NodeRecord, PartitionState, Placement, RouterRecord, SlotRange, SlotTable};
+pub use records::{
+    ClusterRecord, NodeRecord, PartitionState, Placement, ReplicaTarget, RouterRecord, SlotRange, SlotTable,
+};
 pub use slots::Slot;
 pub use store::{Coordinator, Error, Registration, Tree, Version, Versioned, Watch};

@@ -8,7 +8,9 @@
 //! | `/routers/<id>` | ephemeral | [`RouterRecord`](crate::RouterRecord) |
 //! | `/placement` | persistent | [`Placement`](crate::Placement): which nodes get the first replicas |
 //! | `/partitions/<p>/state` | persistent | [`PartitionState`](crate::PartitionState) |
+//! | `/partitions/<p>/target` | persistent | [`ReplicaTarget`](crate::ReplicaTarget): where its replicas are to be, once somebody wants them elsewhere |
 //! | `/slots` | persistent | [`SlotTable`](crate::SlotTable) |
+//! | `/controller` | ephemeral | the id of the node that places replicas, for people: nobody obeys it |
 
 use crate::ids::{NodeId, PartitionId, RouterId};
 
@@ -26,6 +28,9 @@ pub const PLACEMENT: &str = "/placement";
 
 /// Which partition holds which slots.
 pub const SLOTS: &str = "/slots";
+
+/// Which node places replicas.
+pub const CONTROLLER: &str = "/controller";
 
 /// A cluster's name that cannot be part of a path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +76,12 @@ pub fn partition_state(id: PartitionId) -> String {
     format!("/partitions/{id}/state")
 }
 
+/// Where it stands where a partition's replicas are to be.
+#[must_use]
+pub fn partition_target(id: PartitionId) -> String {
+    format!("/partitions/{id}/target")
+}
+
 /// What a path is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -88,6 +99,10 @@ pub enum Place {
     Router(RouterId),
     /// [`partition_state`]
     PartitionState(PartitionId),
+    /// [`partition_target`]
+    PartitionTarget(PartitionId),
+    /// [`CONTROLLER`]
+    Controller,
     /// A parent without a value of its own.
     Folder,
 }
@@ -100,12 +115,14 @@ pub fn parse(path: &str) -> Option<Place> {
         ("cluster", None, _) => Place::Cluster,
         ("placement", None, _) => Place::Placement,
         ("slots", None, _) => Place::Slots,
+        ("controller", None, _) => Place::Controller,
         ("" | "nodes" | "live" | "routers" | "partitions", None, _) => Place::Folder,
         ("nodes", Some(id), None) => Place::Node(id.parse().ok()?),
         ("live", Some(id), None) => Place::Live(id.parse().ok()?),
         ("routers", Some(id), None) => Place::Router(id.parse().ok()?),
         ("partitions", Some(id), None) => parse_partition(id).map(|_| Place::Folder)?,
         ("partitions", Some(id), Some("state")) => Place::PartitionState(parse_partition(id)?),
+        ("partitions", Some(id), Some("target")) => Place::PartitionTarget(parse_partition(id)?),
         _ => return None,
     };
     parts.next().is_none().then_some(place)
@@ -135,6 +152,8 @@ mod tests {
         let id = PartitionId(u32::MAX);
         assert_eq!(partition_state(id), "/partitions/4294967295/state");
         assert_eq!(parse(&partition_state(id)), Some(Place::PartitionState(id)));
+        assert_eq!(parse(&partition_target(id)), Some(Place::PartitionTarget(id)));
+        assert_eq!(parse(CONTROLLER), Some(Place::Controller));
         assert_eq!(parse(CLUSTER), Some(Place::Cluster));
         assert_eq!(parse(PLACEMENT), Some(Place::Placement));
         assert_eq!(parse(SLOTS), Some(Place::Slots));

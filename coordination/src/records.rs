@@ -107,6 +107,17 @@ impl PartitionState {
     }
 }
 
+/// `partitions/<p>/target`: on which nodes a partition's replicas are to be. Where there is none, they are to stay where they are.
+/// Who wants a replica elsewhere writes this; the controller changes the partition's state step by step until it agrees
+/// ([`crate::placement`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaTarget {
+    /// The partition's life, so that the target of a former one is passed over.
+    pub partition_uuid: Ulid,
+    /// The nodes, the preferred leader first.
+    pub replicas: Vec<NodeId>,
+}
+
 /// Half the replicas, rounded up: 1, 1, 2, 2, 3 for 1 to 5 replicas.
 #[must_use]
 pub fn default_min_in_sync(replicas: usize) -> u32 {
@@ -233,6 +244,14 @@ mod tests {
             r#"{"map_version":1,"ranges":[{"first":0,"last":8191,"partition":0},{"first":8192,"last":16383,"partition":1}]}"#,
         );
         golden(&Placement { nodes: vec![node(1)] }, r#"{"nodes":["00000000000000000000000001"]}"#);
+    }
+
+    #[test]
+    fn replica_target() {
+        golden(
+            &ReplicaTarget { partition_uuid: Ulid::from_parts(0, 7), replicas: vec![node(1), node(2)] },
+            r#"{"partition_uuid":"00000000000000000000000007","replicas":["00000000000000000000000001","00000000000000000000000002"]}"#,
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //!   reply       answers on their way back, bounded for callers that do not take them
 //!   replica/*   the core: step(event) -> effects. No I/O, no clock, no lock
 //! keys        users' keys and our own, in one store
+//! controller  brings replicas to where they are to be, on one node of the cluster
 //! configuration, peer   where effects leave: the coordination service, the other nodes
 //! node, facts what a node, and a replica, must remember for ever
 //! server      ports and life cycle
@@ -40,6 +41,7 @@ pub mod admission;
 pub mod assignment;
 pub mod clock;
 pub mod configuration;
+pub mod controller;
 pub mod facts;
 pub mod host;
 pub mod http;

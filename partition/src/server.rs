@@ -23,6 +23,7 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
 use crate::clock;
+use crate::controller::Controller;
 use crate::host::{FatalError, Host};
 use crate::http::{self, HostCell};
 use crate::node::{NodeDirectory, NodeError};
@@ -59,6 +60,9 @@ pub struct ServerConfig {
     pub new_cluster: NewCluster,
     /// How its replicas' stores are kept. What memory each may use is the node's own matter.
     pub storage: paddock_storage::Options,
+    /// How long a node may be away before the cluster's controller, should it be this node, has its replicas placed elsewhere;
+    /// `None`: for ever.
+    pub replace_after: Option<Duration>,
 }
 
 /// Why a partition server did not start.
@@ -143,7 +147,11 @@ impl PartitionServer {
         servers.push(serve_grpc(grpc, &host).await?);
         tokio::spawn(forward_stop(Arc::clone(&host), stopping));
         let live = coordinator.register(&paths::live(host.node()), records::encode(&host.boot_count()));
-        let following = tokio::spawn(Arc::clone(&host).follow(coordinator.watch("/")));
+        let tree = coordinator.watch("/");
+        let following = tokio::spawn(Arc::clone(&host).follow(tree.clone()));
+        let controller =
+            Controller::new(Arc::clone(&coordinator), host.cluster(), host.node(), config.replace_after);
+        tokio::spawn(controller.run(tree, host.stopping()));
         info!(node = %host.node(), %grpc_address, cluster = %config.cluster_name, "serving");
         Ok(PartitionServer { host, grpc_address, http_address, fatal, servers, following, live })
     }

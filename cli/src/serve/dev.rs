@@ -146,6 +146,7 @@ impl Nodes {
 
 fn node(data: &Path, name: &str) -> ServerConfig {
     ServerConfig {
+        replace_after: None,
         data: data.join("nodes").join(name),
         grpc_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         advertise_address: None,

@@ -1,6 +1,7 @@
 //! `partition`: one partition server, over a ZooKeeper.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use paddock_coordination::bootstrap::NewCluster;
 use paddock_partition::server::{PartitionServer, ServerConfig};
@@ -21,6 +22,10 @@ pub(crate) async fn run(flags: arguments::Partition) -> anyhow::Result<()> {
         http_address: flags.http,
         cluster_name: flags.coordination.cluster,
         storage: paddock_storage::Options::new(),
+        replace_after: match flags.replace_after_seconds {
+            0 => None,
+            seconds => Some(Duration::from_secs(seconds)),
+        },
         new_cluster: NewCluster {
             partitions: flags.partitions,
             replication_factor: flags.replication_factor,

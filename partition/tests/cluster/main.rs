@@ -4,6 +4,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod gate;
+mod placement;
 mod retries;
 mod support;
 

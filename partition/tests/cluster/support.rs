@@ -1,6 +1,6 @@
 //! A cluster of partition servers in one process, and a bare Exchange stream to speak to them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use paddock_coordination::bootstrap::NewCluster;
 use paddock_coordination::cluster_map::ClusterMap;
 use paddock_coordination::embedded::Embedded;
-use paddock_coordination::{ClusterId, Coordinator, NodeId, PartitionId};
+use paddock_coordination::{ClusterId, Coordinator, NodeId, PartitionId, ReplicaTarget, paths, records};
 use paddock_partition::server::{PartitionServer, ServerConfig, StartError};
 use paddock_proto::admin::v1::GetNodeStatusRequest;
 use paddock_proto::admin::v1::node_service_client::NodeServiceClient;
@@ -69,7 +69,8 @@ impl Parked {
     pub async fn start_in(self, coordination: &Path) -> Result<(), StartError> {
         let embedded = Embedded::open(coordination).expect("a coordination service");
         let session = Arc::new(embedded.session());
-        PartitionServer::start(config(&self.data, &self.shape, Options::new()), session).await.map(drop)
+        let config = config(&self.data, &self.shape, Options::new(), None);
+        PartitionServer::start(config, session).await.map(drop)
     }
 }
 
@@ -80,11 +81,17 @@ pub struct Cluster {
     observer: Arc<dyn Coordinator>,
     shape: NewCluster,
     storage: Options,
+    replace_after: Option<Duration>,
     nodes: HashMap<NodeId, Running>,
     id: Option<ClusterId>,
 }
 
-fn config(data: &Path, shape: &NewCluster, storage: Options) -> ServerConfig {
+fn config(
+    data: &Path,
+    shape: &NewCluster,
+    storage: Options,
+    replace_after: Option<Duration>,
+) -> ServerConfig {
     ServerConfig {
         data: data.to_owned(),
         grpc_address: "127.0.0.1:0".parse().expect("an address"),
@@ -93,6 +100,7 @@ fn config(data: &Path, shape: &NewCluster, storage: Options) -> ServerConfig {
         cluster_name: "test".into(),
         new_cluster: shape.clone(),
         storage,
+        replace_after,
     }
 }
 
@@ -104,14 +112,30 @@ impl Cluster {
 
     /// The same, with stores that are kept in another way.
     pub async fn start_with(nodes: u32, partitions: u32, storage: Options) -> Cluster {
+        let shape =
+            NewCluster { partitions, replication_factor: nodes, initial_nodes: nodes, lease_ms: LEASE_MS };
+        Cluster::launch_all(nodes, shape, storage, None).await
+    }
+
+    /// So many nodes, two of which have a replica of the one partition; a node that is away for so long loses it to another.
+    pub async fn start_with_spares(nodes: u32, replace_after: Option<Duration>) -> Cluster {
+        let shape =
+            NewCluster { partitions: 1, replication_factor: 2, initial_nodes: nodes, lease_ms: LEASE_MS };
+        Cluster::launch_all(nodes, shape, Options::new(), replace_after).await
+    }
+
+    async fn launch_all(
+        nodes: u32,
+        shape: NewCluster,
+        storage: Options,
+        replace_after: Option<Duration>,
+    ) -> Cluster {
         let root = tempfile::tempdir().expect("a directory");
         let embedded = Embedded::open(&root.path().join("coordination")).expect("a coordination service");
         let observer: Arc<dyn Coordinator> = Arc::new(embedded.session());
-        let shape =
-            NewCluster { partitions, replication_factor: nodes, initial_nodes: nodes, lease_ms: LEASE_MS };
-        let nodes_running = HashMap::new();
+        let running = HashMap::new();
         let mut cluster =
-            Cluster { root, embedded, observer, shape, storage, nodes: nodes_running, id: None };
+            Cluster { root, embedded, observer, shape, storage, replace_after, nodes: running, id: None };
         for number in 0..nodes {
             let data = cluster.root.path().join(format!("node{number}"));
             cluster.launch(data).await;
@@ -120,12 +144,55 @@ impl Cluster {
         cluster
     }
 
+    /// The partition's replicas, in their order.
+    pub async fn replicas(&self, partition: u32) -> Vec<NodeId> {
+        let replicas =
+            |map: &ClusterMap| Some(map.partitions.get(&PartitionId(partition))?.state.replicas.clone());
+        self.until("a partition", replicas).await
+    }
+
+    /// The running nodes without a replica of the partition.
+    pub async fn spares(&self, partition: u32) -> Vec<NodeId> {
+        let replicas = self.replicas(partition).await;
+        self.nodes.keys().copied().filter(|node| !replicas.contains(node)).collect()
+    }
+
+    /// Says where a partition's replicas are to be.
+    pub async fn set_target(&self, partition: u32, replicas: &[NodeId]) {
+        let id = PartitionId(partition);
+        let uuid = |map: &ClusterMap| Some(map.partitions.get(&id)?.state.partition_uuid);
+        let target = ReplicaTarget {
+            partition_uuid: self.until("a partition", uuid).await,
+            replicas: replicas.to_vec(),
+        };
+        let (path, value) = (paths::partition_target(id), records::encode(&target));
+        match self.observer.get(&path).await.expect("the target is read") {
+            Some(known) => self.observer.compare_and_set(&path, value, known.version).await,
+            None => self.observer.create(&path, value).await,
+        }
+        .expect("the target is written");
+    }
+
+    /// Waits until these are the partition's replicas, in whatever order, and all of them in sync.
+    pub async fn settled_on(&self, partition: u32, replicas: &[NodeId]) {
+        let wanted: BTreeSet<NodeId> = replicas.iter().copied().collect();
+        self.until("replicas on these nodes", |map| {
+            let state = &map.partitions.get(&PartitionId(partition))?.state;
+            let in_sync = state.in_sync.iter().map(|member| member.node).collect();
+            (state.replicas.iter().copied().collect::<BTreeSet<_>>() == wanted && wanted == in_sync)
+                .then_some(())
+        })
+        .await;
+    }
+
+    fn config(&self, data: &Path) -> ServerConfig {
+        config(data, &self.shape, self.storage.clone(), self.replace_after)
+    }
+
     async fn launch(&mut self, data: PathBuf) -> NodeId {
         let session: Arc<dyn Coordinator> = Arc::new(self.embedded.session());
         let server =
-            PartitionServer::start(config(&data, &self.shape, self.storage.clone()), Arc::clone(&session))
-                .await
-                .expect("the node starts");
+            PartitionServer::start(self.config(&data), Arc::clone(&session)).await.expect("the node starts");
         let node = server.node_id();
         self.nodes.insert(node, Running { server, data, _session: session });
         node
@@ -287,7 +354,7 @@ impl Cluster {
     /// Starts it again, although that must fail; says how.
     pub async fn refuse_node(&mut self, parked: Parked) -> StartError {
         let session: Arc<dyn Coordinator> = Arc::new(self.embedded.session());
-        match PartitionServer::start(config(&parked.data, &self.shape, self.storage.clone()), session).await {
+        match PartitionServer::start(self.config(&parked.data), session).await {
             Ok(_) => panic!("it starts"),
             Err(error) => error,
         }

@@ -1,0 +1,453 @@
+//! Where replicas are to be, and the steps that lead there: what the controller of a cluster does, as a pure function.
+//!
+//! Each partition has a *target*, the nodes that are to hold its replicas: an operator's wish, or what the controller chose
+//! when a node had been gone for too long. [`plan`] compares targets with states, and gives the next step of each
+//! partition that has one. A step is one compare-and-set of one record:
+//!
+//! 1. a replica on a node of the target is added to the partition's replicas, at the end of the list. The leader sends it
+//!    the log, and takes it in sync when it has caught up;
+//! 2. once *all* nodes of the target are in sync, those that are not in it leave, followers first; `min_in_sync` falls with the
+//!    first of them, so that it never asks for more than are left;
+//! 3. the list takes the target's order, and `min_in_sync` becomes that of so many replicas.
+//!
+//! So a partition never has fewer replicas in sync for being moved, and a step that is not taken, taken late, or planned by
+//! two controllers at once does no harm: each is bound to the version of the record that it was planned on. Nothing but
+//! `replicas` and `min_in_sync` is ever changed here; who leads and who is in sync is the replicas' own affair, and failover
+//! waits for nothing of this.
+//!
+//! What this does not do: choose the leader (an operator can ask for another one), move replicas for the sake of balance, or
+//! place by anything but the number of replicas on a node. A node that has been replaced and comes back holds nothing
+//! that counts, until somebody wants a replica on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ulid::Ulid;
+
+use crate::cluster_map::{ClusterMap, Partition};
+use crate::ids::{Epoch, NodeId, PartitionId};
+use crate::records::{PartitionState, ReplicaTarget, default_min_in_sync};
+use crate::store::Version;
+
+/// So many partitions are moved at a time: each of them reads its leader's whole data once.
+pub const JOINING_MAX: usize = 2;
+
+/// One compare-and-set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Say where a partition's replicas are to be.
+    SetTarget {
+        /// Which partition.
+        partition: PartitionId,
+        /// The version of the target that is there; `None`: there is none yet.
+        expected: Option<Version>,
+        /// The new target.
+        target: ReplicaTarget,
+    },
+    /// Change a partition's replicas.
+    SetState {
+        /// Which partition.
+        partition: PartitionId,
+        /// The version of the state that this was planned on.
+        expected: Version,
+        /// The new state. Its nonce is still that of the old one: the writer puts a fresh one in.
+        state: PartitionState,
+        /// What it does.
+        change: Change,
+    },
+}
+
+/// What a step does to a partition's replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Adds one.
+    Add(NodeId),
+    /// Takes one away.
+    Remove(NodeId),
+    /// Puts them in the target's order, and `min_in_sync` right.
+    Settle,
+}
+
+/// The next steps: for each partition at most one.
+///
+/// `gone` are the nodes that have been away for so long that their replicas are to be elsewhere.
+#[must_use]
+pub fn plan(map: &ClusterMap, gone: &BTreeSet<NodeId>) -> Vec<Step> {
+    let mut planner = Planner::new(map, gone);
+    map.partitions.iter().filter_map(|(id, partition)| planner.step(*id, partition)).collect()
+}
+
+/// Where a partition's replicas are to be: the target, or where they are.
+#[must_use]
+pub fn target_of(map: &ClusterMap, id: PartitionId, state: &PartitionState) -> Vec<NodeId> {
+    let target = map.targets.get(&id).map(|known| &known.target);
+    match target.filter(|target| target.partition_uuid == state.partition_uuid) {
+        Some(target) => target.replicas.clone(),
+        None => state.replicas.clone(),
+    }
+}
+
+struct Planner<'a> {
+    map: &'a ClusterMap,
+    gone: &'a BTreeSet<NodeId>,
+    /// How many replicas each node has, or is to have.
+    load: BTreeMap<NodeId, usize>,
+    joining: usize,
+}
+
+impl<'a> Planner<'a> {
+    fn new(map: &'a ClusterMap, gone: &'a BTreeSet<NodeId>) -> Planner<'a> {
+        let mut load: BTreeMap<NodeId, usize> = map.live.iter().map(|node| (*node, 0)).collect();
+        let mut joining = 0;
+        for (id, Partition { state, .. }) in &map.partitions {
+            let target = target_of(map, *id, state);
+            for node in target.iter().chain(state.replicas.iter().filter(|node| !target.contains(node))) {
+                *load.entry(*node).or_default() += 1;
+            }
+            // A replica that never gets in sync is somebody's trouble, but nobody's who waits: only what grew for a move counts.
+            let is_joining =
+                |node: &NodeId| target.contains(node) && map.live.contains(node) && !is_in_sync(state, *node);
+            let is_moving = state.replicas.len() > target.len() && state.replicas.iter().any(is_joining);
+            joining += usize::from(is_moving);
+        }
+        Planner { map, gone, load, joining }
+    }
+
+    fn step(&mut self, id: PartitionId, partition: &Partition) -> Option<Step> {
+        let state = &partition.state;
+        // Before its first leader nobody could say what a replica holds.
+        if state.epoch == Epoch(0) {
+            return None;
+        }
+        let target = target_of(self.map, id, state);
+        if let Some(replicas) = self.replace_gone(&target) {
+            let known = self.map.targets.get(&id);
+            let target = ReplicaTarget { partition_uuid: state.partition_uuid, replicas };
+            return Some(Step::SetTarget {
+                partition: id,
+                expected: known.map(|known| known.version),
+                target,
+            });
+        }
+        let (change, state) = self.change(state, &target)?;
+        Some(Step::SetState { partition: id, expected: partition.version, state, change })
+    }
+
+    /// The target with other nodes in the place of those that are gone; `None` if there is nothing to replace, or nothing to
+    /// replace it with.
+    fn replace_gone(&mut self, target: &[NodeId]) -> Option<Vec<NodeId>> {
+        let mut replicas = target.to_vec();
+        for place in 0..replicas.len() {
+            if self.gone.contains(&replicas[place])
+                && let Some(other) = self.least_loaded(&replicas)
+            {
+                *self.load.entry(other).or_default() += 1;
+                replicas[place] = other;
+            }
+        }
+        (replicas != target).then_some(replicas)
+    }
+
+    /// The live node with the fewest replicas that is none of these.
+    fn least_loaded(&self, but: &[NodeId]) -> Option<NodeId> {
+        let live =
+            self.map.live.iter().filter(|node| !but.contains(node) && self.map.nodes.contains_key(node));
+        live.min_by_key(|node| (self.load.get(node).copied().unwrap_or(0), **node)).copied()
+    }
+
+    fn change(&mut self, state: &PartitionState, target: &[NodeId]) -> Option<(Change, PartitionState)> {
+        let missing =
+            target.iter().find(|node| !state.replicas.contains(node) && self.map.live.contains(node));
+        if let Some(node) = missing {
+            if self.joining >= JOINING_MAX {
+                return None;
+            }
+            self.joining += 1;
+            let mut changed = state.clone();
+            changed.replicas.push(*node);
+            return Some((Change::Add(*node), changed));
+        }
+        if target.is_empty() || !target.iter().all(|node| is_in_sync(state, *node)) {
+            return None;
+        }
+        // Whoever is eligible holds every committed entry because nothing was committed below min_in_sync: so that stays
+        // what it is until nobody is.
+        if !state.eligible.is_empty() {
+            return None;
+        }
+        let settled = default_min_in_sync(target.len());
+        let leads = |node: &NodeId| state.leader.is_some_and(|leader| leader.node == *node);
+        let leaving =
+            state.replicas.iter().filter(|node| !target.contains(node)).min_by_key(|node| leads(node));
+        if let Some(node) = leaving {
+            let mut changed = state.clone();
+            changed.replicas.retain(|other| other != node);
+            // Before those are gone who are needed for more.
+            changed.min_in_sync = settled.min(state.min_in_sync);
+            return Some((Change::Remove(*node), changed));
+        }
+        let changed = PartitionState { replicas: target.to_vec(), min_in_sync: settled, ..state.clone() };
+        (changed != *state).then_some((Change::Settle, changed))
+    }
+}
+
+fn is_in_sync(state: &PartitionState, node: NodeId) -> bool {
+    state.in_sync.iter().any(|member| member.node == node)
+}
+
+/// A fresh nonce, for the writer of a [`Step::SetState`].
+#[must_use]
+pub fn with_fresh_nonce(state: PartitionState) -> PartitionState {
+    PartitionState { nonce: Ulid::generate(), ..state }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cluster_map::Target;
+    use crate::ids::{Generation, Member};
+    use crate::records::NodeRecord;
+
+    fn node(number: u8) -> NodeId {
+        NodeId(Ulid::from_parts(0, u128::from(number)))
+    }
+
+    fn nodes(numbers: &[u8]) -> Vec<NodeId> {
+        numbers.iter().copied().map(node).collect()
+    }
+
+    fn member(node: NodeId) -> Member {
+        Member { node, generation: Generation(1) }
+    }
+
+    /// A cluster of so many live nodes, and what its partitions' replicas are, the leader first, all in sync.
+    fn cluster(count: u8, partitions: &[&[u8]]) -> ClusterMap {
+        let mut map = ClusterMap { connected: true, ..ClusterMap::default() };
+        for number in 0..count {
+            let record = NodeRecord { grpc_address: "h:1".into(), boot_count: 1, build_version: "0".into() };
+            map.nodes.insert(node(number), record);
+            map.live.insert(node(number));
+        }
+        for (id, replicas) in (0..).map(PartitionId).zip(partitions) {
+            let initial =
+                PartitionState::initial(Ulid::from_parts(9, u128::from(id.0)), nodes(replicas), Ulid::nil());
+            let in_sync: Vec<Member> = initial.replicas.iter().copied().map(member).collect();
+            let state =
+                PartitionState { epoch: Epoch(1), leader: in_sync.first().copied(), in_sync, ..initial };
+            map.partitions.insert(id, Partition { version: Version(1), state });
+        }
+        map
+    }
+
+    fn set_target(map: &mut ClusterMap, id: u32, replicas: &[u8]) {
+        let partition_uuid = map.partitions[&PartitionId(id)].state.partition_uuid;
+        let target = ReplicaTarget { partition_uuid, replicas: nodes(replicas) };
+        map.targets.insert(PartitionId(id), Target { version: Version(1), target });
+    }
+
+    /// Does what was planned, if it was planned on what is there.
+    fn perform(map: &mut ClusterMap, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::SetTarget { partition, expected, target } => {
+                    assert_eq!(map.targets.get(&partition).map(|known| known.version), expected);
+                    let version = Version(expected.map_or(0, |version| version.0 + 1));
+                    map.targets.insert(partition, Target { version, target });
+                }
+                Step::SetState { partition, expected, state, .. } => {
+                    let known = map.partitions.get_mut(&partition).unwrap();
+                    assert_eq!(known.version, expected);
+                    let before = &known.state;
+                    assert_eq!(
+                        (&state.in_sync, &state.eligible, state.leader),
+                        (&before.in_sync, &before.eligible, before.leader)
+                    );
+                    assert_eq!((state.epoch, state.lineage), (before.epoch, before.lineage));
+                    *known = Partition { version: Version(expected.0 + 1), state };
+                }
+            }
+        }
+    }
+
+    /// What the replicas of a partition do by themselves: whoever left the list leaves the in-sync set and leads no more, and
+    /// who is live gets in sync.
+    fn replicate(map: &mut ClusterMap) {
+        for Partition { state, .. } in map.partitions.values_mut() {
+            if !state.in_sync.iter().any(|member| map.live.contains(&member.node)) {
+                continue;
+            }
+            state
+                .in_sync
+                .retain(|member| state.replicas.contains(&member.node) && map.live.contains(&member.node));
+            for node in &state.replicas {
+                if map.live.contains(node) && !is_in_sync(state, *node) {
+                    state.in_sync.push(member(*node));
+                }
+            }
+            state.leader = state
+                .leader
+                .filter(|leader| state.in_sync.contains(leader))
+                .or(state.in_sync.first().copied());
+        }
+    }
+
+    fn replicas(map: &ClusterMap, id: u32) -> Vec<NodeId> {
+        map.partitions[&PartitionId(id)].state.replicas.clone()
+    }
+
+    fn changes(steps: &[Step]) -> Vec<Change> {
+        let change = |step: &Step| match step {
+            Step::SetState { change, .. } => Some(*change),
+            Step::SetTarget { .. } => None,
+        };
+        steps.iter().filter_map(change).collect()
+    }
+
+    #[test]
+    fn nothing_is_done_where_all_is_as_it_should_be() {
+        let map = cluster(4, &[&[0, 1], &[2, 3]]);
+        assert_eq!(plan(&map, &BTreeSet::new()), []);
+    }
+
+    #[test]
+    fn a_replica_is_moved_by_adding_waiting_and_removing() {
+        let mut map = cluster(3, &[&[0, 1]]);
+        set_target(&mut map, 0, &[0, 2]);
+        let steps = plan(&map, &BTreeSet::new());
+        assert_eq!(changes(&steps), [Change::Add(node(2))]);
+        perform(&mut map, steps);
+        assert_eq!(replicas(&map, 0), nodes(&[0, 1, 2]));
+        assert_eq!(plan(&map, &BTreeSet::new()), [], "it waits until the new one is in sync");
+        replicate(&mut map);
+        let steps = plan(&map, &BTreeSet::new());
+        assert_eq!(changes(&steps), [Change::Remove(node(1))]);
+        perform(&mut map, steps);
+        assert_eq!(plan(&map, &BTreeSet::new()), []);
+        assert_eq!(replicas(&map, 0), nodes(&[0, 2]));
+    }
+
+    #[test]
+    fn a_leader_leaves_last() {
+        let mut map = cluster(4, &[&[0, 1]]);
+        set_target(&mut map, 0, &[2, 3]);
+        let mut done = Vec::new();
+        for _ in 0..10 {
+            let steps = plan(&map, &BTreeSet::new());
+            done.extend(changes(&steps));
+            perform(&mut map, steps);
+            replicate(&mut map);
+        }
+        let expected =
+            [Change::Add(node(2)), Change::Add(node(3)), Change::Remove(node(1)), Change::Remove(node(0))];
+        assert_eq!(done, expected);
+    }
+
+    #[test]
+    fn who_is_gone_for_too_long_is_replaced_by_the_node_with_the_fewest_replicas() {
+        let mut map = cluster(4, &[&[0, 1], &[1, 2], &[2, 0]]);
+        map.live.remove(&node(1));
+        replicate(&mut map);
+        assert_eq!(plan(&map, &BTreeSet::new()), [], "not before it has been gone for too long");
+        let gone = BTreeSet::from([node(1)]);
+        let mut steps = 0;
+        loop {
+            let planned = plan(&map, &gone);
+            if planned.is_empty() {
+                break;
+            }
+            steps += planned.len();
+            assert!(steps < 20);
+            perform(&mut map, planned);
+            replicate(&mut map);
+        }
+        assert_eq!(
+            [replicas(&map, 0), replicas(&map, 1), replicas(&map, 2)],
+            [nodes(&[0, 3]), nodes(&[3, 2]), nodes(&[2, 0])]
+        );
+    }
+
+    #[test]
+    fn without_another_node_a_gone_one_keeps_its_place() {
+        let mut map = cluster(2, &[&[0, 1]]);
+        map.live.remove(&node(1));
+        replicate(&mut map);
+        assert_eq!(plan(&map, &BTreeSet::from([node(1)])), []);
+    }
+
+    #[test]
+    fn only_so_many_partitions_are_moved_at_a_time() {
+        let mut map = cluster(3, &[&[0, 1][..]; 5]);
+        (0..5).for_each(|id| set_target(&mut map, id, &[0, 2]));
+        let steps = plan(&map, &BTreeSet::new());
+        assert_eq!(steps.len(), JOINING_MAX);
+        perform(&mut map, steps);
+        assert_eq!(plan(&map, &BTreeSet::new()), []);
+    }
+
+    #[test]
+    fn the_fewest_in_sync_follow_the_number_of_replicas_once_nobody_is_eligible() {
+        let mut map = cluster(3, &[&[0, 1]]);
+        set_target(&mut map, 0, &[0, 1, 2]);
+        let steps = plan(&map, &BTreeSet::new());
+        perform(&mut map, steps);
+        replicate(&mut map);
+        let id = PartitionId(0);
+        map.partitions.get_mut(&id).unwrap().state.eligible = vec![member(node(9))];
+        assert_eq!(plan(&map, &BTreeSet::new()), []);
+        map.partitions.get_mut(&id).unwrap().state.eligible.clear();
+        let steps = plan(&map, &BTreeSet::new());
+        assert_eq!(changes(&steps), [Change::Settle]);
+        perform(&mut map, steps);
+        assert_eq!(map.partitions[&id].state.min_in_sync, 2);
+    }
+
+    #[test]
+    fn a_partition_without_a_leader_and_a_target_of_a_former_life_are_left_alone() {
+        let mut map = cluster(3, &[&[0, 1], &[0, 1]]);
+        set_target(&mut map, 0, &[0, 2]);
+        set_target(&mut map, 1, &[0, 2]);
+        map.partitions.get_mut(&PartitionId(0)).unwrap().state.epoch = Epoch(0);
+        map.targets.get_mut(&PartitionId(1)).unwrap().target.partition_uuid = Ulid::nil();
+        assert_eq!(plan(&map, &BTreeSet::new()), []);
+    }
+
+    proptest! {
+        /// Whatever is wished for, as long as it can be had: it comes about, and on the way no partition has fewer replicas in
+        /// sync than it had or is to have.
+        #[test]
+        fn targets_are_reached_without_loss(
+            wishes in proptest::collection::vec(
+                (proptest::sample::subsequence((0..6_u8).collect::<Vec<_>>(), 1..=4), any::<bool>()), 1..6),
+            gone in proptest::option::of(0..6_u8),
+        ) {
+            let mut map = cluster(6, &vec![&[0_u8, 1, 2][..]; wishes.len()]);
+            for ((wish, reversed), id) in wishes.iter().zip(0..) {
+                let mut wish = wish.clone();
+                if *reversed { wish.reverse() }
+                set_target(&mut map, id, &wish);
+            }
+            let gone: BTreeSet<NodeId> = gone.into_iter().map(node).collect();
+            gone.iter().for_each(|node| { map.live.remove(node); });
+            replicate(&mut map);
+            let least: Vec<usize> =
+                map.partitions.values().zip(&wishes).map(|(known, (wish, _))| known.state.in_sync.len().min(wish.len())).collect();
+            for round in 0.. {
+                prop_assert!(round < 200, "it does not end");
+                let steps = plan(&map, &gone);
+                if steps.is_empty() { break }
+                perform(&mut map, steps);
+                replicate(&mut map);
+                for (known, least) in map.partitions.values().zip(&least) {
+                    prop_assert!(known.state.in_sync.len() >= *least, "{:?}", known.state);
+                    prop_assert!(known.state.in_sync.len() >= known.state.min_in_sync as usize);
+                }
+            }
+            for (id, Partition { state, .. }) in &map.partitions {
+                prop_assert_eq!(&target_of(&map, *id, state), &state.replicas);
+                prop_assert!(state.replicas.iter().all(|node| !gone.contains(node)));
+                prop_assert_eq!(state.min_in_sync, default_min_in_sync(state.replicas.len()));
+            }
+        }
+    }
+}
