@@ -103,6 +103,7 @@ mod row_buffer;
 mod run;
 mod segment;
 mod snapshot;
+mod sorted_run_cursor;
 mod spare;
 mod store;
 mod view;

@@ -5,9 +5,10 @@ use std::ops::{Bound, RangeBounds};
 use crate::capture::Capture;
 use crate::clock::Expiry;
 use crate::error::Result;
-use crate::merge_cursor::{Direction, MergeCursor, Place};
+use crate::merge_cursor::{MergeCursor, Place};
 use crate::record::{Record, RecordRef};
 use crate::row::{RowRef, StoredRow, decode_stored};
+use crate::sorted_run_cursor::Direction;
 
 /// An iterator over records in key order; see [`crate::Readable::range`]. After an error it goes on behind the damaged row
 /// if that is certain to be the next one; otherwise it is over.

@@ -7,54 +7,36 @@ use paddock_index::PackedLocator;
 use super::merge::Source;
 use crate::error::Result;
 use crate::row::StoredRow;
-use crate::run::RunCursor;
-use crate::view::{RunFile, SortedRun};
+use crate::sorted_run_cursor::{Direction, SortedRunCursor};
+use crate::view::SortedRun;
 
-/// The rows of a run from some key on, in its files one after the other.
+/// The rows of a run that count, in the order of their keys.
 pub(crate) struct RunSource {
-    /// Those that are left, last first.
-    files: Vec<RunFile>,
-    /// In the last file of these; `None` at the end.
-    cursor: Option<RunCursor>,
+    cursor: SortedRunCursor,
     cold: bool,
 }
 
 impl RunSource {
     /// Stands on the first row that counts.
     pub(crate) fn new(run: &SortedRun) -> Result<RunSource> {
-        let from = run.from.as_deref();
-        let counts = |file: &&RunFile| from.is_none_or(|from| file.run.summary().last_key() >= from);
-        let files: Vec<RunFile> = run.files.iter().filter(counts).rev().cloned().collect();
-        let mut source = RunSource { files, cursor: None, cold: run.cold };
-        source.open(from.map_or(Bound::Unbounded, Bound::Included))?;
-        source.advance()?;
-        Ok(source)
-    }
-
-    fn open(&mut self, bound: Bound<&[u8]>) -> Result<()> {
-        self.cursor = self.files.last().map(|file| file.run.cursor());
-        self.cursor.as_mut().map_or(Ok(()), |cursor| cursor.seek(bound))
+        let cursor = SortedRunCursor::new(run, Direction::Forward, Bound::Unbounded)?;
+        Ok(RunSource { cursor, cold: run.cold })
     }
 
     /// The row on which it stands.
     pub(crate) fn row(&self) -> Option<StoredRow<'_>> {
-        self.cursor.as_ref()?.current()
+        self.cursor.row()
     }
 
     /// Where that row is, as far as the hash index may know.
     pub(crate) fn hashed_place(&self) -> Option<PackedLocator> {
-        if self.cold {
-            return None;
-        }
-        let (file, cursor) = (self.files.last()?, self.cursor.as_ref()?);
-        let row = cursor.current()?;
-        file.handle.place(!row.row.is_put(), u64::from(cursor.offset()?), row.bytes.len())
+        if self.cold { None } else { self.cursor.place() }
     }
 }
 
 impl Source for RunSource {
     fn key(&self) -> Option<&[u8]> {
-        self.row()?.row.key()
+        self.cursor.key()
     }
 
     fn is_tombstone(&self) -> bool {
@@ -66,13 +48,6 @@ impl Source for RunSource {
     }
 
     fn advance(&mut self) -> Result<()> {
-        while let Some(cursor) = &mut self.cursor {
-            if cursor.next()?.is_some() {
-                return Ok(());
-            }
-            self.files.pop();
-            self.open(Bound::Unbounded)?;
-        }
-        Ok(())
+        self.cursor.advance(Direction::Forward)
     }
 }

@@ -24,11 +24,12 @@ use crate::file_table::{Handle, Source};
 use crate::files::Catalogue;
 use crate::header::StoreId;
 use crate::memory::Memory;
-use crate::merge_cursor::{Direction, MergeCursor, Place};
+use crate::merge_cursor::{MergeCursor, Place};
 use crate::options::Options;
 use crate::position::Sequence;
 use crate::row::{Frames, RowsBuilder};
 use crate::run::Compression;
+use crate::sorted_run_cursor::Direction;
 
 /// A key's value, and when it expires.
 pub(crate) type Value = (Vec<u8>, Option<u64>);
