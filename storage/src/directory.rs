@@ -214,7 +214,7 @@ impl Directory {
 }
 
 /// The first sequence of the segment of this name; `None` when no segment has such a name.
-fn segment_first(name: &str) -> Option<Sequence> {
+pub(crate) fn segment_first(name: &str) -> Option<Sequence> {
     let number = name.strip_suffix(SEGMENT)?;
     // Digits alone: a number's own parser would take a sign, too.
     let digits = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
@@ -222,12 +222,12 @@ fn segment_first(name: &str) -> Option<Sequence> {
 }
 
 /// The number of the run of this name; `None` when no run has such a name.
-fn run_number(name: &str) -> Option<u32> {
+pub(crate) fn run_number(name: &str) -> Option<u32> {
     number_of(name, RUN)
 }
 
 /// The number of the checkpoint of this name.
-fn checkpoint_number(name: &str) -> Option<u32> {
+pub(crate) fn checkpoint_number(name: &str) -> Option<u32> {
     number_of(name, CHECKPOINT)
 }
 

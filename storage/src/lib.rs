@@ -106,6 +106,7 @@ mod snapshot;
 mod sorted_run_cursor;
 mod spare;
 mod store;
+mod transfer;
 mod view;
 mod window;
 mod write;
@@ -136,6 +137,7 @@ pub use row::{
 pub use run::Compression;
 pub use snapshot::Snapshot;
 pub use store::Store;
+pub use transfer::{CopyFile, IncomingCopy, OutgoingCopy};
 pub use write::{Conflict, Expected, WriteBatch, WriteOptions};
 
 /// The README's example, so that it compiles.

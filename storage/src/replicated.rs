@@ -127,6 +127,8 @@ pub struct ReplicatedStore {
     pending: Pending,
     contents: Arc<Contents>,
     log_retention: LogRetention,
+    /// From here on the log is kept, whatever its retention.
+    held_from: Option<Sequence>,
     /// What was settled when segments were last let go.
     released: Sequence,
     /// Which runs there are. Held by whoever changes FILES.

@@ -31,6 +31,27 @@ impl Checkpointer {
         self.plan.last()
     }
 
+    /// The same without the segments of the log all of whose entries are in runs: the copy's log begins later.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let (path, copy) = (directory.path().join("replica"), directory.path().join("copy"));
+    /// # let mut store = ReplicatedStore::open(&path, Options::new())?;
+    /// store.checkpointer()?.without_flushed_log().write(&copy)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn without_flushed_log(mut self) -> Checkpointer {
+        let Plan { catalogue, segments, chain, .. } = &mut self.plan;
+        let nexts = segments.iter().skip(1).map(|segment| segment.first).chain([chain.next]);
+        let ends = segments.iter().zip(nexts).map(|(_, next)| next.previous());
+        let flushed = ends.take_while(|end| *end <= catalogue.flushed).count();
+        segments.drain(..flushed);
+        catalogue.log_first = segments.first().map_or(chain.next, |segment| segment.first);
+        self
+    }
+
     /// Writes the copy, as [`ReplicatedStore::checkpoint`] does, on whatever thread this is; its store may go on
     /// meanwhile. Returns the last entry of the log that is in it.
     ///

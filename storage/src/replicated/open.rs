@@ -133,6 +133,7 @@ impl ReplicatedStore {
                 Kind::Standalone => LogRetention::Nothing,
                 Kind::Replicated => LogRetention::Everything,
             }),
+            held_from: None,
             released: Sequence(0),
             catalogue,
             expiry,

@@ -21,6 +21,25 @@ pub enum LogRetention {
 }
 
 impl ReplicatedStore {
+    /// Keeps the log from an entry on, whatever its retention, until this is called again: for a follower that has the
+    /// entries before it from a copy, and will ask for these. `None`: only the retention counts.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore, Sequence};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let mut store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// store.hold_log(Some(Sequence(1)));
+    /// store.hold_log(None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn hold_log(&mut self, from: Option<Sequence>) {
+        if self.held_from != from {
+            self.held_from = from;
+            // What was held back may go with the next entries that are applied.
+            self.released = Sequence(0);
+        }
+    }
+
     /// Sees to it that segments go that nobody needs any more. Asks the compaction's thread to do what takes the disk's time,
     /// and forgets the segments that it is done with.
     pub(crate) fn let_log_go(&mut self) -> Result<()> {
@@ -95,7 +114,8 @@ impl ReplicatedStore {
                 LogRetention::Bytes(bytes) => kept_bytes < bytes,
                 LogRetention::Everything => true,
             };
-            if next.previous() > settled || is_retained {
+            let is_held = self.held_from.is_some_and(|first| next > first);
+            if next.previous() > settled || is_retained || is_held {
                 break;
             }
             count += 1;
