@@ -185,6 +185,10 @@ pub(crate) struct Partition {
     /// The directory of its data; made where it is missing, and then the node is a new one
     #[arg(long, env = "PADDOCK_DATA", value_name = "DIR")]
     pub(crate) data: PathBuf,
+    /// With an empty data directory: be this node, whose disk is lost; its replicas are filled by their leaders. Only if no
+    /// other process is that node any more
+    #[arg(long, env = "PADDOCK_REPLACE_NODE", value_name = "NODE")]
+    pub(crate) replace_node: Option<paddock_coordination::NodeId>,
     /// Where to listen for gRPC; port 0 takes any that is free
     #[arg(
         long,
@@ -215,6 +219,24 @@ pub(crate) struct Partition {
     /// 0: for ever
     #[arg(long, env = "PADDOCK_REPLACE_AFTER_SECONDS", value_name = "N", default_value_t = 600)]
     pub(crate) replace_after_seconds: u64,
+    /// How many MiB of its log each replica keeps beyond what is not in runs yet; a follower that lacks more is sent a
+    /// snapshot of the whole replica
+    #[arg(
+        long,
+        env = "PADDOCK_LOG_RETENTION_MIB",
+        value_name = "MIB",
+        default_value_t = paddock_partition::snapshot::LOG_RETENTION_BYTES >> 20
+    )]
+    pub(crate) log_retention_mib: u64,
+    /// How many MiB of snapshots to send in a second at most, and how many to receive
+    #[arg(
+        long,
+        env = "PADDOCK_SNAPSHOT_MIB_PER_SECOND",
+        value_name = "MIB",
+        default_value_t = paddock_partition::snapshot::BYTES_PER_SECOND >> 20,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub(crate) snapshot_mib_per_second: u64,
     #[command(flatten)]
     pub(crate) log: LogFlags,
 }

@@ -70,6 +70,15 @@ struct Replica {
     record_count: u64,
     disk_bytes: u64,
     problem: String,
+    receiving_snapshot: Option<SnapshotTransfer>,
+    sending_snapshots: Vec<SnapshotTransfer>,
+}
+
+#[derive(Serialize)]
+struct SnapshotTransfer {
+    node_id: String,
+    done_bytes: u64,
+    total_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -152,6 +161,7 @@ fn print_partitions(partitions: &[Partition]) -> anyhow::Result<()> {
         "COMMITTED",
         "RECORDS",
         "BYTES",
+        "SNAPSHOT",
         "PROBLEM",
     ]);
     for partition in partitions {
@@ -170,12 +180,30 @@ fn print_partitions(partitions: &[Partition]) -> anyhow::Result<()> {
                 replica.committed_sequence.to_string(),
                 replica.record_count.to_string(),
                 replica.disk_bytes.to_string(),
+                snapshots(replica),
                 replica.problem.clone(),
             ]);
         }
     }
     output::print_table(&table)?;
     Ok(())
+}
+
+/// What of a replica is on its way, in words.
+fn snapshots(replica: &Replica) -> String {
+    let line = |what: &str, transfer: &SnapshotTransfer| {
+        let SnapshotTransfer { node_id, done_bytes, total_bytes } = transfer;
+        match total_bytes {
+            0 => format!("{what} {node_id}: waiting"),
+            _ => {
+                let percent = u128::from(*done_bytes) * 100 / u128::from(*total_bytes);
+                format!("{what} {node_id}: {percent}% of {total_bytes} bytes")
+            }
+        }
+    };
+    let receiving = replica.receiving_snapshot.iter().map(|transfer| line("from", transfer));
+    let sending = replica.sending_snapshots.iter().map(|transfer| line("to", transfer));
+    receiving.chain(sending).collect::<Vec<_>>().join("; ")
 }
 
 fn print_route(route: &Route) -> anyhow::Result<()> {
@@ -272,6 +300,15 @@ impl From<messages::Replica> for Replica {
             record_count: wire.record_count,
             disk_bytes: wire.disk_bytes,
             problem: wire.problem,
+            receiving_snapshot: wire.receiving_snapshot.map(SnapshotTransfer::from),
+            sending_snapshots: wire.sending_snapshots.into_iter().map(SnapshotTransfer::from).collect(),
         }
+    }
+}
+
+impl From<messages::SnapshotTransfer> for SnapshotTransfer {
+    fn from(wire: messages::SnapshotTransfer) -> Self {
+        let messages::SnapshotTransfer { node_id, done_bytes, total_bytes } = wire;
+        SnapshotTransfer { node_id, done_bytes, total_bytes }
     }
 }

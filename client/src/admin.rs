@@ -12,6 +12,7 @@ use crate::types::Record;
 pub mod messages {
     pub use paddock_proto::admin::v1::{
         GetClusterResponse, LocateKeyResponse, Node, Partition, Replica, ReplicaRole, Router, SlotRange,
+        SnapshotTransfer,
     };
 }
 

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 use ulid::Ulid;
 
@@ -37,6 +38,7 @@ use crate::replica::config::WINDOW_BYTES_MAX;
 use crate::replica::{Event, Message, ObservedState, RoleName};
 use crate::reply::{Reply, ReplySender};
 use crate::runtime::OwnerLoop;
+use crate::snapshot::{CatchUp, CatchUpNode, CatchUpOptions, NetworkCourier, Outgoing, Served};
 use crate::status::{ReplicaStatus, StatusCell};
 
 /// The most bytes of operations under way in one replica.
@@ -50,6 +52,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 const PLACEMENT_RETRY: Duration = Duration::from_secs(1);
 /// How long a graceful stop waits for operations under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a stopped replica waits for what snapshots still have to do on its disk.
+const TASKS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a node must stop.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +110,10 @@ struct Hosted {
     inbox: Inbox,
     budget: Arc<Budget>,
     messages_budget: Arc<Budget>,
-    reader: Reader,
+    reader: Arc<ArcSwap<Reader>>,
+    outgoing: Arc<Outgoing>,
+    /// What it has under way on its disk beside its owner loop.
+    tasks: TaskTracker,
     status: StatusCell,
     /// The state that it was told last: its version, and its nonce, since a state that was deleted and made again
     /// may have an old version.
@@ -120,6 +128,7 @@ pub struct Host {
     storage: Options,
     coordinator: Arc<dyn Coordinator>,
     network: PeerNetwork,
+    catch_up: Arc<CatchUp>,
     addresses: watch::Sender<Addresses>,
     replicas: ArcSwap<BTreeMap<PartitionId, Arc<Hosted>>>,
     metrics: Metrics,
@@ -135,23 +144,35 @@ impl Host {
         directory: NodeDirectory,
         cluster: ClusterRecord,
         storage: Options,
+        catch_up: &CatchUpOptions,
         coordinator: Arc<dyn Coordinator>,
         fatal: mpsc::UnboundedSender<FatalError>,
     ) -> Arc<Self> {
         let (sender, receiver) = watch::channel(Addresses::default());
-        let network = PeerNetwork::new(cluster.id, directory.node(), receiver);
+        let network = PeerNetwork::new(cluster.id, directory.node(), receiver.clone());
+        let storage = storage.memory_bytes(REPLICA_MEMORY_BYTES).log_retention(catch_up.log_retention());
+        let (metrics, stopping) = (Metrics::default(), CancellationToken::new());
+        let node = CatchUpNode {
+            cluster: cluster.id,
+            me: directory.node(),
+            addresses: receiver,
+            storage: storage.clone(),
+            stopping: stopping.clone(),
+        };
+        let catch_up = CatchUp::new(node, catch_up, metrics.foreground(), metrics.snapshots());
         Arc::new(Host {
             directory,
             cluster,
-            storage: storage.memory_bytes(REPLICA_MEMORY_BYTES),
+            storage,
             coordinator,
             network,
+            catch_up,
             addresses: sender,
             replicas: ArcSwap::default(),
-            metrics: Metrics::default(),
+            metrics,
             fatal,
             draining: CancellationToken::new(),
-            stopping: CancellationToken::new(),
+            stopping,
             connected: false.into(),
         })
     }
@@ -184,6 +205,24 @@ impl Host {
     #[must_use]
     pub fn stopping(&self) -> CancellationToken {
         self.stopping.clone()
+    }
+
+    /// What its replicas share in carrying snapshots.
+    #[must_use]
+    pub fn catch_up(&self) -> &CatchUp {
+        &self.catch_up
+    }
+
+    /// The snapshots that a replica keeps for its followers, and what to send them on, so that its end waits for them.
+    #[must_use]
+    pub fn outgoing_snapshots(
+        &self,
+        partition: PartitionId,
+        partition_uuid: Ulid,
+    ) -> Option<(Arc<Outgoing>, TaskTracker)> {
+        let replicas = self.replicas.load();
+        let hosted = replicas.get(&partition).filter(|hosted| hosted.uuid == partition_uuid)?;
+        Some((Arc::clone(&hosted.outgoing), hosted.tasks.clone()))
     }
 
     /// True while the coordination service can be reached.
@@ -283,7 +322,7 @@ impl Host {
             let problem = status.problem.clone().unwrap_or_default();
             return (status.epoch, Answer::Failed(Failure::Unavailable(problem)));
         }
-        let answer = match hosted.reader.get_record(key) {
+        let answer = match hosted.reader.load().get_record(key) {
             Ok(mut record) => {
                 if omit_value && let Some(record) = &mut record {
                     record.value = Bytes::new();
@@ -418,8 +457,18 @@ impl Host {
         let (inbox, outlet) = inbox();
         let bell = inbox.clone();
         opened.store.when_relieved(move || bell.wake());
+        let served = Served {
+            partition,
+            partition_uuid: uuid,
+            generation: opened.facts.generation,
+            place: self.directory.store(partition, uuid),
+            inbox: inbox.clone(),
+        };
+        let courier = NetworkCourier::new(Arc::clone(&self.catch_up), served);
+        let (outgoing, tasks) = (courier.outgoing(), courier.tasks());
         let faces = Faces {
             outlet,
+            courier: Box::new(courier),
             peers: self.network.sender(partition, uuid, opened.facts.generation),
             configuration: ConfigurationClient::start(
                 Arc::clone(&self.coordinator),
@@ -435,7 +484,9 @@ impl Host {
             inbox,
             budget: Budget::new(OPERATIONS_BYTES_MAX),
             messages_budget: Budget::new(MESSAGES_BYTES_MAX),
-            reader: owner.reader.clone(),
+            reader: Arc::clone(&owner.shared_reader),
+            outgoing,
+            tasks,
             status: owner.status.clone(),
             told: Mutex::new(None),
             thread: Mutex::new(None),
@@ -505,6 +556,11 @@ async fn stop(hosted: &Hosted) {
     if let Some(thread) = thread {
         // A thread that panicked has said so itself.
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+    // Who opens the store again must not meet what was left on its way to the disk.
+    hosted.tasks.close();
+    if tokio::time::timeout(TASKS_TIMEOUT, hosted.tasks.wait()).await.is_err() {
+        warn!("stopping with snapshots under way on the disk");
     }
 }
 

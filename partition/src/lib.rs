@@ -13,6 +13,7 @@
 //!   replica/*   the core: step(event) -> effects. No I/O, no clock, no lock
 //! keys        users' keys and our own, in one store
 //! controller  brings replicas to where they are to be, on one node of the cluster
+//! snapshot/*  a follower that the log no longer reaches gets a copy of the store
 //! configuration, peer   where effects leave: the coordination service, the other nodes
 //! node, facts what a node, and a replica, must remember for ever
 //! server      ports and life cycle
@@ -58,5 +59,6 @@ pub mod retries;
 pub mod runtime;
 pub mod server;
 pub mod service;
+pub mod snapshot;
 pub mod status;
 pub mod waiting;

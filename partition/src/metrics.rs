@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::replica::RoleName;
+use crate::snapshot::Foreground;
 use crate::status::ReplicaStatus;
 
 /// Which partition a figure is of.
@@ -24,6 +25,17 @@ struct PartitionLabel {
 /// From 16 µs, doubling, to half a second.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.000_016, 2.0, 16))
+}
+
+/// What is counted of snapshots.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotMetrics {
+    /// Bytes that were sent.
+    pub sent_bytes: Counter,
+    /// Bytes that were received.
+    pub received_bytes: Counter,
+    /// How often one took a store's place.
+    pub installed: Counter,
 }
 
 /// All figures of one server.
@@ -42,7 +54,10 @@ pub struct Metrics {
     request_ids: Family<PartitionLabel, Gauge>,
     replayed: Family<PartitionLabel, Counter>,
     refused_ids: Family<PartitionLabel, Counter>,
+    log_first: Family<PartitionLabel, Gauge>,
     answers_waiting: Gauge,
+    snapshots: SnapshotMetrics,
+    foreground: Arc<Foreground>,
 }
 
 impl Default for Metrics {
@@ -62,7 +77,10 @@ impl Default for Metrics {
             request_ids: Family::default(),
             replayed: Family::default(),
             refused_ids: Family::default(),
+            log_first: Family::default(),
             answers_waiting: Gauge::default(),
+            snapshots: SnapshotMetrics::default(),
+            foreground: Arc::default(),
         };
         metrics.register();
         metrics
@@ -97,6 +115,14 @@ impl Metrics {
         registry.register("requests_replayed", replayed, self.replayed.clone());
         let refused = "Writes refused since their request id was too old, or made in the future";
         registry.register("request_ids_refused", refused, self.refused_ids.clone());
+        let first = "First entry that the log still has; a follower that lacks earlier ones gets a snapshot";
+        registry.register("log_first_sequence", first, self.log_first.clone());
+        let SnapshotMetrics { sent_bytes, received_bytes, installed } = &self.snapshots;
+        let (sent, received) = ("Bytes of snapshots sent to followers", "Bytes of snapshots received");
+        registry.register_with_unit("snapshot_sent", sent, Unit::Bytes, sent_bytes.clone());
+        registry.register_with_unit("snapshot_received", received, Unit::Bytes, received_bytes.clone());
+        let places = "Times that a snapshot took a replica's store's place";
+        registry.register("snapshots_installed", places, installed.clone());
         let waiting = "Parts of the index that wait for compaction; with more than 4 writes wait, too";
         registry.register("waiting_tails", waiting, self.waiting_tails.clone());
         registry.register_with_unit("disk", "Size of the files", Unit::Bytes, self.disk_bytes.clone());
@@ -106,6 +132,18 @@ impl Metrics {
     #[must_use]
     pub fn answers_waiting(&self) -> &Gauge {
         &self.answers_waiting
+    }
+
+    /// What is counted of snapshots.
+    #[must_use]
+    pub fn snapshots(&self) -> SnapshotMetrics {
+        self.snapshots.clone()
+    }
+
+    /// How long fsyncs take here.
+    #[must_use]
+    pub fn foreground(&self) -> Arc<Foreground> {
+        Arc::clone(&self.foreground)
     }
 
     /// The figures of one replica's owner loop.
@@ -119,6 +157,7 @@ impl Metrics {
             syncs: self.syncs.get_or_create(&label).clone(),
             replayed: self.replayed.get_or_create(&label).clone(),
             refused_ids: self.refused_ids.get_or_create(&label).clone(),
+            foreground: self.foreground(),
         })
     }
 
@@ -131,7 +170,7 @@ impl Metrics {
         let registry = self.registry.lock();
         // A replica that has left must not go on leading in the graphs.
         let gauges = [&self.leading, &self.committed, &self.applied, &self.records, &self.disk_bytes];
-        for family in gauges.into_iter().chain([&self.waiting_tails, &self.request_ids]) {
+        for family in gauges.into_iter().chain([&self.waiting_tails, &self.request_ids, &self.log_first]) {
             family.clear();
         }
         for status in statuses {
@@ -146,6 +185,7 @@ impl Metrics {
             set(&self.request_ids, status.request_ids);
             set(&self.disk_bytes, status.store.disk_bytes);
             set(&self.waiting_tails, status.store.compaction.waiting_tails);
+            set(&self.log_first, status.log_first.0);
         }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
@@ -161,6 +201,7 @@ pub struct ReplicaMetrics {
     syncs: Histogram,
     replayed: Counter,
     refused_ids: Counter,
+    foreground: Arc<Foreground>,
 }
 
 impl ReplicaMetrics {
@@ -189,7 +230,9 @@ impl ReplicaMetrics {
     pub fn time_sync<T>(&self, sync: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
         let result = sync();
-        self.syncs.observe(begun.elapsed().as_secs_f64());
+        let elapsed = begun.elapsed();
+        self.syncs.observe(elapsed.as_secs_f64());
+        self.foreground.synced(elapsed);
         result
     }
 }
@@ -214,6 +257,8 @@ mod tests {
             applied: Sequence(1),
             records: 1,
             request_ids: 0,
+            log_first: Sequence(1),
+            transfers: Vec::new(),
             store: Stats::default(),
             problem: None,
         };

@@ -63,6 +63,18 @@ pub enum NodeError {
         /// Which cluster it was asked to serve.
         expected: ClusterId,
     },
+    /// It is another node's.
+    #[error(
+        "{path}: the data directory of node {found}, it cannot take the place of node {expected}'s: give it an empty one"
+    )]
+    OtherNode {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: NodeId,
+        /// Whose place it was to take.
+        expected: NodeId,
+    },
     /// It is an old copy: the node has started since, from another one.
     #[error(
         "{path}: an old copy of this node's data, of its start {ours}, and the cluster has seen its start {seen}: \
@@ -115,6 +127,15 @@ impl NodeDirectory {
     /// # Errors
     /// Why it cannot be served; nothing was changed.
     pub fn open(path: &Path) -> Result<Self, NodeError> {
+        Self::open_as(path, None)
+    }
+
+    /// The same, where a new directory takes the place of a node whose own is lost: nothing is served of what it held, but it
+    /// is the same node, with replicas that have to be filled. Whoever says so knows that the former process has ended.
+    ///
+    /// # Errors
+    /// As [`NodeDirectory::open`]; [`NodeError::OtherNode`] if the directory is another node's.
+    pub fn open_as(path: &Path, replaced: Option<NodeId>) -> Result<Self, NodeError> {
         let io_error = |path: &Path| {
             let path = path.to_owned();
             move |source| NodeError::Io { path, source }
@@ -144,10 +165,13 @@ impl NodeDirectory {
         let is_new = found.is_none();
         let file = found.unwrap_or_else(|| NodeFile {
             format: FORMAT,
-            node: NodeId(Ulid::generate()),
+            node: replaced.unwrap_or_else(|| NodeId(Ulid::generate())),
             cluster: None,
             boot_count: 0,
         });
+        if let Some(expected) = replaced.filter(|expected| *expected != file.node) {
+            return Err(NodeError::OtherNode { path: path.to_owned(), found: file.node, expected });
+        }
         let directory = NodeDirectory { path: path.to_owned(), file, _lock: lock };
         if is_new {
             directory.write().map_err(io_error(&identity))?;
@@ -314,6 +338,23 @@ mod tests {
         fs::remove_dir_all(store).expect("removed");
         let mut emptied = NodeDirectory::open(root.path()).expect("reopens");
         assert_eq!(emptied.count_start(3).expect("counts"), 4);
+    }
+
+    #[test]
+    fn an_empty_directory_takes_a_lost_nodes_place_and_another_nodes_does_not() {
+        let root = tempfile::tempdir().expect("a directory");
+        let lost = NodeId(Ulid::generate());
+        let mut replacement =
+            NodeDirectory::open_as(&root.path().join("new"), Some(lost)).expect("a new directory");
+        assert_eq!(replacement.node(), lost);
+        assert_eq!(replacement.count_start(7).expect("counts"), 8, "it goes on where the lost one was");
+        drop(replacement);
+        // The flag may stay.
+        assert!(NodeDirectory::open_as(&root.path().join("new"), Some(lost)).is_ok());
+        let other = root.path().join("other");
+        let found = NodeDirectory::open(&other).expect("a new directory").node();
+        let error = NodeDirectory::open_as(&other, Some(lost)).expect_err("another's").to_string();
+        assert!(error.contains(&found.to_string()) && error.contains(&lost.to_string()), "{error}");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use paddock_coordination::{Member, NodeId, PartitionId};
+use arc_swap::ArcSwap;
+use paddock_coordination::{Epoch, Member, NodeId, PartitionId};
 use paddock_storage::{Options, ReplicatedStore};
 use tracing::{info, warn};
 use ulid::Ulid;
@@ -20,6 +21,7 @@ use crate::replica::config::LOG_READ_BYTES_MAX;
 use crate::replica::{DurableState, Replica, ReplicaConfig};
 use crate::retries::Retries;
 use crate::runtime::{OwnerLoop, Round};
+use crate::snapshot::Courier;
 use crate::status::StatusCell;
 
 /// Who a replica is, in one start of its process.
@@ -43,6 +45,8 @@ pub struct Faces {
     pub outlet: Outlet,
     /// Where messages leave.
     pub peers: PeerSender,
+    /// Who carries snapshots.
+    pub courier: Box<dyn Courier>,
     /// Where writes of the partition's state leave.
     pub configuration: ConfigurationClient,
     /// Its counters.
@@ -61,14 +65,16 @@ pub struct Opened {
     pub retries: Retries,
 }
 
-/// Opens a replica's store, and makes it where there is none, as a new life of the replica's data.
+/// Opens the replica's store that counts at a place, and removes what else is there; makes it where there is none, as a
+/// new life of the replica's data.
 ///
 /// # Errors
 /// The store cannot be opened, or holds facts or keys that this build cannot read.
-pub fn open_store(identity: &Identity, path: &Path, options: Options) -> Result<Opened, FatalError> {
+pub fn open_store(identity: &Identity, place: &Path, options: Options) -> Result<Opened, FatalError> {
     let partition = identity.partition;
     let store_error = |source| FatalError::Store { partition, source };
-    let mut store = ReplicatedStore::open(path, options).map_err(store_error)?;
+    let path = ReplicatedStore::settle(place, &options).map_err(store_error)?;
+    let mut store = ReplicatedStore::open(&path, options).map_err(store_error)?;
     let recovery = store.recovery();
     info!(%partition, path = %path.display(), entries = recovery.entries, "opened the store");
     if recovery.torn_bytes > 0 {
@@ -117,7 +123,7 @@ impl OwnerLoop {
     #[must_use]
     pub fn new(identity: &Identity, opened: Opened, faces: Faces) -> Self {
         let Opened { store, facts, retries } = opened;
-        let Faces { outlet, peers, configuration, metrics, clock } = faces;
+        let Faces { outlet, peers, courier, configuration, metrics, clock } = faces;
         let config = ReplicaConfig {
             partition: identity.partition,
             partition_uuid: facts.partition_uuid,
@@ -125,17 +131,19 @@ impl OwnerLoop {
             lease_ms: identity.lease_ms,
             nonce_seed: identity.random,
         };
-        let replica = Replica::new(config, durable_state(&store, &facts), clock.now());
+        let replica = Replica::new(config, durable_state(&store, facts.epoch_seen), clock.now());
         OwnerLoop {
             partition: identity.partition,
             status: StatusCell::new(identity.partition, &replica, &store, &retries),
             retries,
             reader: store.reader(),
+            shared_reader: Arc::new(ArcSwap::from_pointee(store.reader())),
             replica,
             store,
             facts,
             outlet,
             peers,
+            courier,
             configuration,
             metrics,
             clock,
@@ -144,13 +152,14 @@ impl OwnerLoop {
     }
 }
 
-fn durable_state(store: &ReplicatedStore, facts: &Facts) -> DurableState {
+/// What a store's log says to the core.
+pub(crate) fn durable_state(store: &ReplicatedStore, epoch_seen: Epoch) -> DurableState {
     DurableState {
         last: store.last(),
         durable: store.durable(),
         applied: store.applied(),
         known_commit: store.known_commit(),
         epochs: store.epochs().to_vec(),
-        epoch_seen: facts.epoch_seen,
+        epoch_seen,
     }
 }

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tracing::{debug, info};
 use ulid::Ulid;
@@ -197,16 +198,7 @@ impl Link {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let mut request = tonic::Request::new(ReceiverStream::new(stream));
-        for (key, value) in [
-            (metadata::CLUSTER_ID, self.cluster.to_string()),
-            (metadata::NODE_ID, self.node.to_string()),
-            (metadata::FROM_NODE_ID, self.me.to_string()),
-        ] {
-            // A ULID is ASCII.
-            if let Ok(value) = value.parse() {
-                request.metadata_mut().insert(key, value);
-            }
-        }
+        introduce(request.metadata_mut(), self.cluster, self.node, self.me);
         let call = client.deliver(request);
         tokio::pin!(call);
         let mut pending = VecDeque::new();
@@ -285,7 +277,21 @@ fn envelope(
     }
 }
 
-async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
+/// Says for whom a stream is, and whose it is.
+pub(crate) fn introduce(map: &mut MetadataMap, cluster: ClusterId, to: NodeId, from: NodeId) {
+    for (key, value) in [
+        (metadata::CLUSTER_ID, cluster.to_string()),
+        (metadata::NODE_ID, to.to_string()),
+        (metadata::FROM_NODE_ID, from.to_string()),
+    ] {
+        // A ULID is ASCII.
+        if let Ok(value) = value.parse() {
+            map.insert(key, value);
+        }
+    }
+}
+
+pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
     Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)

@@ -23,11 +23,13 @@
 
 mod reads;
 mod room;
+mod snapshots;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use paddock_coordination::PartitionId;
 use paddock_proto::limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX, VALUE_BYTES_MAX};
 use paddock_storage::{APPEND_OVERHEAD_BYTES, Need, Reader, ReplicatedStore, Sequence};
@@ -44,6 +46,7 @@ use crate::peer::PeerSender;
 use crate::replica::config::LOG_READ_BYTES_MAX;
 use crate::replica::{Effect, Event, Message, Refusal, Replica, RoleName};
 use crate::retries::{self, Retries};
+use crate::snapshot::Courier;
 use crate::status::StatusCell;
 use crate::waiting::{Waiting, WaitingRead};
 
@@ -73,12 +76,16 @@ pub struct OwnerLoop {
     pub store: ReplicatedStore,
     /// A read handle on the store.
     pub reader: Reader,
+    /// The same for others, replaced with the store.
+    pub shared_reader: Arc<ArcSwap<Reader>>,
     /// What the store keeps for the core.
     pub facts: Facts,
     /// What arrives.
     pub outlet: Outlet,
     /// Where messages leave.
     pub peers: PeerSender,
+    /// Who carries snapshots.
+    pub courier: Box<dyn Courier>,
     /// Where writes of the partition's state leave.
     pub configuration: ConfigurationClient,
     /// What became of writes that carried an id.
@@ -142,6 +149,7 @@ impl OwnerLoop {
     /// # Errors
     /// The store's: as for [`OwnerLoop::run`].
     pub fn run_round(&mut self, first: Option<Delivery>) -> Result<bool, paddock_storage::Error> {
+        self.store.hold_log(self.replica.log_needed());
         let (events, stop) = self.outlet.take_control();
         for event in events {
             self.step(event)?;
@@ -211,7 +219,8 @@ impl OwnerLoop {
     }
 
     fn publish(&mut self) {
-        self.status.publish(self.clock.now(), &self.replica, &self.store, &self.retries);
+        let Self { status, clock, replica, store, retries, courier, .. } = self;
+        status.publish(clock.now(), replica, store, retries, &**courier);
     }
 
     /// Takes what waits in the inbox, up to a round's fill.
@@ -280,7 +289,12 @@ impl OwnerLoop {
             }
             Effect::Send { to, message } => self.peers.send(to, message),
             Effect::SendLog { to, epoch, previous, commit } => {
-                let entries = self.store.read_log(previous.sequence, LOG_READ_BYTES_MAX)?;
+                let entries = match self.store.read_log(previous.sequence, LOG_READ_BYTES_MAX) {
+                    Err(paddock_storage::Error::Reclaimed { .. }) => {
+                        return Ok(Some(Event::LogReleased { to }));
+                    }
+                    read => read?,
+                };
                 let through = entries.last().map_or(previous.sequence, |run| run.last());
                 if !entries.is_empty() {
                     self.peers.send(to, Message::Append { epoch, previous, entries, commit });
@@ -302,6 +316,7 @@ impl OwnerLoop {
             }
             Effect::LostLeadership { epoch } => {
                 info!(partition = %self.partition, %epoch, "no longer leading");
+                self.courier.forget_all();
                 self.round.overlay.clear();
                 self.round.waiting.leadership_lost(
                     self.replica.epoch(),
@@ -309,6 +324,11 @@ impl OwnerLoop {
                     &mut self.round.replies,
                 );
             }
+            Effect::SendSnapshot { to } => return self.send_snapshot(to),
+            Effect::DropSnapshot { to } => self.courier.forget(to),
+            Effect::FetchSnapshot { from, epoch, last } => self.courier.fetch(from, epoch, last),
+            Effect::InstallSnapshot { last } => self.install_snapshot(last)?,
+            Effect::DiscardSnapshot => self.courier.discard(),
             Effect::Quarantined { reason } => {
                 error!(partition = %self.partition, %reason, "this replica takes no part any more");
             }

@@ -30,6 +30,7 @@ use crate::node::{NodeDirectory, NodeError};
 use crate::service::exchange::Exchange;
 use crate::service::replication::Replication;
 use crate::service::status::NodeStatus;
+use crate::snapshot::CatchUpOptions;
 
 /// How long to wait before the coordination service is asked again.
 const COORDINATION_RETRY: Duration = Duration::from_millis(250);
@@ -48,6 +49,8 @@ const SERVICES: [&str; 3] = [EXCHANGE_SERVICE, REPLICATION_SERVICE, NODE_SERVICE
 pub struct ServerConfig {
     /// Its data directory.
     pub data: PathBuf,
+    /// The node whose place it takes, whose own data directory is lost.
+    pub replace_node: Option<NodeId>,
     /// Where it listens for gRPC; port 0 picks a free one.
     pub grpc_address: SocketAddr,
     /// The address that others reach it at, host:port; by default the one that it listens on.
@@ -63,6 +66,8 @@ pub struct ServerConfig {
     /// How long a node may be away before the cluster's controller, should it be this node, has its replicas placed elsewhere;
     /// `None`: for ever.
     pub replace_after: Option<Duration>,
+    /// How much log its replicas keep, and how fast snapshots go.
+    pub catch_up: CatchUpOptions,
 }
 
 /// Why a partition server did not start.
@@ -116,7 +121,7 @@ impl PartitionServer {
     /// Why it did not start.
     pub async fn start(config: ServerConfig, coordinator: Arc<dyn Coordinator>) -> Result<Self, StartError> {
         config.new_cluster.validate()?;
-        let mut directory = NodeDirectory::open(&config.data)?;
+        let mut directory = NodeDirectory::open_as(&config.data, config.replace_node)?;
         let grpc = listen(config.grpc_address).await?;
         let grpc_address = local_address(&grpc, config.grpc_address)?;
         let advertise_address = match config.advertise_address {
@@ -142,7 +147,8 @@ impl PartitionServer {
         directory.join(cluster.id)?;
         register_node(&*coordinator, &mut directory, &advertise_address).await?;
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
-        let host = Host::new(directory, cluster, config.storage, Arc::clone(&coordinator), fatal_sender);
+        let (storage, catch_up) = (config.storage, &config.catch_up);
+        let host = Host::new(directory, cluster, storage, catch_up, Arc::clone(&coordinator), fatal_sender);
         let _ = cell.set(Arc::clone(&host));
         servers.push(serve_grpc(grpc, &host).await?);
         tokio::spawn(forward_stop(Arc::clone(&host), stopping));

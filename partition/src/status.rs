@@ -9,6 +9,7 @@ use paddock_storage::{ReplicatedStore, Sequence, Stats};
 use crate::clock::Timestamp;
 use crate::replica::{Replica, RoleName};
 use crate::retries::Retries;
+use crate::snapshot::{Courier, NoCourier, Transfer};
 
 /// How old a snapshot may get while nothing but its figures changes.
 const REFRESH_MS: u64 = 100;
@@ -34,6 +35,10 @@ pub struct ReplicaStatus {
     pub records: u64,
     /// How many request ids it remembers.
     pub request_ids: u64,
+    /// The first entry that its log still has.
+    pub log_first: Sequence,
+    /// Snapshots on their way here, or to followers.
+    pub transfers: Vec<Transfer>,
     /// Its files.
     pub store: Stats,
     /// Why it does not serve, for a person.
@@ -57,7 +62,7 @@ impl StatusCell {
         store: &ReplicatedStore,
         retries: &Retries,
     ) -> Self {
-        let first = snapshot(partition, replica, store, retries);
+        let first = snapshot(partition, replica, store, retries, &NoCourier);
         StatusCell { partition, current: Arc::new(ArcSwap::from_pointee(first)), published: Timestamp(0) }
     }
 
@@ -68,7 +73,14 @@ impl StatusCell {
     }
 
     /// Takes a snapshot, if the last one is old or tells another role.
-    pub fn publish(&mut self, now: Timestamp, replica: &Replica, store: &ReplicatedStore, retries: &Retries) {
+    pub fn publish(
+        &mut self,
+        now: Timestamp,
+        replica: &Replica,
+        store: &ReplicatedStore,
+        retries: &Retries,
+        courier: &dyn Courier,
+    ) {
         let last = self.current.load();
         let same =
             last.role == replica.role() && last.epoch == replica.epoch() && last.leader == replica.leader();
@@ -76,7 +88,7 @@ impl StatusCell {
             return;
         }
         self.published = now;
-        self.current.store(Arc::new(snapshot(self.partition, replica, store, retries)));
+        self.current.store(Arc::new(snapshot(self.partition, replica, store, retries, courier)));
     }
 }
 
@@ -85,6 +97,7 @@ fn snapshot(
     replica: &Replica,
     store: &ReplicatedStore,
     retries: &Retries,
+    courier: &dyn Courier,
 ) -> ReplicaStatus {
     let stats = store.stats();
     ReplicaStatus {
@@ -98,6 +111,8 @@ fn snapshot(
         records: stats.records.saturating_sub(retries.rows()),
         request_ids: retries.len() as u64,
         store: stats,
+        log_first: store.log_first(),
+        transfers: courier.transfers(),
         problem: replica.problem(),
     }
 }

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! What it does not simulate: threads (a round is one step; what happens between two of its disk calls happens to nobody
-//! else), the wire's encoding, routers' batches, and background compaction, which is done between rounds instead.
+//! else), the wire's encoding, routers' batches, snapshots (logs keep everything here), and background compaction, which is
+//! done between rounds instead.
 
 #![forbid(unsafe_code)]
 

@@ -15,6 +15,7 @@ use paddock_partition::operation::Budget;
 use paddock_partition::peer::{Parcels, PeerNetwork};
 use paddock_partition::reply::{ReplyReceiver, ReplySender, channel};
 use paddock_partition::runtime::OwnerLoop;
+use paddock_partition::snapshot::NoCourier;
 use paddock_storage::disk::{Fault, FaultyDisk};
 use paddock_storage::{Clock as StoreClock, EpochStart, Mapping, Options, Position, Sequence};
 use parking_lot::Mutex;
@@ -192,6 +193,7 @@ impl Node {
             let faces = Faces {
                 outlet,
                 peers: network.sender(partition, assignment.partition_uuid, opened.facts.generation),
+                courier: Box::new(NoCourier),
                 configuration,
                 metrics: metrics.replica(partition.0),
                 clock,

@@ -198,6 +198,7 @@ fn name(message: &Message) -> &'static str {
         Message::Append { .. } => "append: from, to, epoch",
         Message::Ack { .. } => "ack: from, to, epoch",
         Message::Mismatch { .. } => "mismatch: from, to, epoch",
+        Message::Snapshot { .. } => "snapshot: from, to, epoch",
         Message::Stale { .. } => "stale: from, to, epoch",
     }
 }

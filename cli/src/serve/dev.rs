@@ -22,6 +22,7 @@ use paddock_client::Client;
 use paddock_coordination::bootstrap::NewCluster;
 use paddock_coordination::embedded::Embedded;
 use paddock_partition::server::{PartitionServer, ServerConfig};
+use paddock_partition::snapshot::CatchUpOptions;
 use paddock_router::server::{Router, RouterConfig};
 
 use crate::arguments::Dev;
@@ -148,11 +149,13 @@ fn node(data: &Path, name: &str) -> ServerConfig {
     ServerConfig {
         replace_after: None,
         data: data.join("nodes").join(name),
+        replace_node: None,
         grpc_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         advertise_address: None,
         http_address: None,
         cluster_name: "dev".to_owned(),
         storage: paddock_storage::Options::new(),
+        catch_up: CatchUpOptions::default(),
         new_cluster: NewCluster {
             partitions: PARTITIONS,
             replication_factor: 2,

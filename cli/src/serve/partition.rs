@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use paddock_coordination::bootstrap::NewCluster;
 use paddock_partition::server::{PartitionServer, ServerConfig};
+use paddock_partition::snapshot::CatchUpOptions;
 
 use crate::arguments;
 use crate::serve;
 use crate::signals::Signals;
+
+/// The flags' unit.
+const MIB: u64 = 1 << 20;
 
 /// Runs until a signal comes, or until it fails for good.
 pub(crate) async fn run(flags: arguments::Partition) -> anyhow::Result<()> {
@@ -17,6 +21,7 @@ pub(crate) async fn run(flags: arguments::Partition) -> anyhow::Result<()> {
     let session = serve::zookeeper(&flags.coordination)?;
     let config = ServerConfig {
         data: flags.data,
+        replace_node: flags.replace_node,
         grpc_address: flags.grpc,
         advertise_address: flags.advertise,
         http_address: flags.http,
@@ -25,6 +30,10 @@ pub(crate) async fn run(flags: arguments::Partition) -> anyhow::Result<()> {
         replace_after: match flags.replace_after_seconds {
             0 => None,
             seconds => Some(Duration::from_secs(seconds)),
+        },
+        catch_up: CatchUpOptions {
+            log_retention_bytes: flags.log_retention_mib.saturating_mul(MIB),
+            snapshot_bytes_per_second: flags.snapshot_mib_per_second.saturating_mul(MIB),
         },
         new_cluster: NewCluster {
             partitions: flags.partitions,

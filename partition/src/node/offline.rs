@@ -1,10 +1,12 @@
 //! A node's data directory, looked at while no process serves it. Nothing is changed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use paddock_coordination::NodeId;
+use paddock_storage::{Options, ReplicatedStore};
 
 use super::{NodeError, NodeFile, decode};
 
@@ -73,15 +75,30 @@ fn stores(partitions: &Path) -> Result<Vec<PathBuf>, NodeError> {
         Err(error) if is_missing(&error) => return Ok(Vec::new()),
         Err(source) => return Err(io_error(source)),
     };
-    let mut stores = Vec::new();
+    // By their places: of the directories at one place one counts, and the next start removes the others.
+    let mut places = BTreeSet::new();
     for entry in entries {
         let path = entry.map_err(io_error)?.path();
         if path.is_dir() {
-            stores.push(path);
+            places.insert(place(&path));
         }
     }
-    stores.sort();
-    Ok(stores)
+    let options = Options::new();
+    let current = places.into_iter().map(|place| match ReplicatedStore::find(&place, &options) {
+        Ok(current) => current,
+        // Looking at the one that cannot be judged says what is wrong with it.
+        Err(_) => place,
+    });
+    Ok(current.collect())
+}
+
+/// The place that a replica's directory is at: its path, without what is behind the dot of a copy's name.
+fn place(path: &Path) -> PathBuf {
+    let name = path.file_name().and_then(|name| name.to_str());
+    match name.and_then(|name| name.split_once('.')) {
+        Some((place, _)) if !place.is_empty() => path.with_file_name(place),
+        _ => path.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -99,7 +116,8 @@ mod tests {
         let node = served.node();
         assert!(matches!(OfflineNode::open(root.path()), Err(NodeError::Locked { .. })));
         drop(served);
-        for name in ["1-B", "0-A"] {
+        // A copy that is not received to its end, and one that is kept for a follower, are no replicas.
+        for name in ["1-B", "0-A", "0-A.1", "1-B.to-C"] {
             fs::create_dir_all(root.path().join("partitions").join(name)).expect("a folder");
         }
         fs::write(root.path().join("partitions/notes"), "mine").expect("a file");

@@ -19,6 +19,9 @@ pub const COORDINATION_RETRY_HEARTBEATS: u64 = 2;
 /// For how many leases the coordination service may show an epoch below one that was already seen, before
 /// that is taken for rolled back metadata instead of a server that lags.
 pub const ROLLBACK_PATIENCE_LEASES: u64 = 10;
+/// A follower that is being rebuilt, and says nothing for so many leases (or gets no further with the log, once it has
+/// its snapshot), is given up: what was kept for it goes.
+pub const REBUILD_PATIENCE_LEASES: u64 = 10;
 /// A follower has at most about so many bytes of entries on their way.
 pub const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A follower has at most so many messages with entries on their way.
@@ -78,6 +81,11 @@ impl ReplicaConfig {
     /// After how long the coordination service is asked again.
     pub(super) fn coordination_retry_ms(&self) -> u64 {
         self.heartbeat_ms() * COORDINATION_RETRY_HEARTBEATS
+    }
+
+    /// After how long a follower that is being rebuilt, and silent, is given up.
+    pub(super) fn rebuild_patience_ms(&self) -> u64 {
+        self.lease_ms() * REBUILD_PATIENCE_LEASES
     }
 
     /// For how long a lower epoch than one seen before may be shown.

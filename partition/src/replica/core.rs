@@ -1,6 +1,6 @@
 //! [`Core`]: what every role of a replica shares.
 
-use paddock_coordination::{Epoch, NodeId};
+use paddock_coordination::{Epoch, NodeId, PartitionState};
 use paddock_storage::{LogEntries, Position, Sequence};
 
 use super::config::{DurableState, ReplicaConfig, STAGGER_MS};
@@ -150,6 +150,35 @@ impl Core {
         self.history.truncate(last_kept);
         self.durable = self.durable.min(last_kept);
         self.effects.push(Effect::Truncate { last_kept });
+    }
+
+    /// Whether a leader's copy of its store may take the place of this one: everything that is known to be committed has
+    /// to be in it, and nobody may count on what is here. A member that counts holds all that a leader can have let go.
+    pub(super) fn may_install(&self, last: Position) -> bool {
+        let me = self.config.member;
+        let counts = |state: &PartitionState| state.in_sync.contains(&me) || state.eligible.contains(&me);
+        self.commit <= last.sequence && self.configuration.latest().is_some_and(|state| !counts(state))
+    }
+
+    /// Puts a leader's copy of its store in the place of this one.
+    ///
+    /// # Errors
+    /// Why that cannot be right: then nothing was changed.
+    pub(super) fn install(&mut self, last: Position, state: DurableState) -> Result<(), String> {
+        let history = History::new(state.epochs, last)?;
+        if history.position(self.commit) != self.history.position(self.commit) {
+            return Err(format!(
+                "the snapshot of the leader of epoch {} contradicts entry {}, which is known to be committed",
+                self.epoch, self.commit
+            ));
+        }
+        self.history = history;
+        self.durable = state.durable.min(last.sequence);
+        self.commit = self.commit.max(state.known_commit.min(last.sequence));
+        self.applied = state.applied.min(self.commit);
+        self.apply_asked = self.applied;
+        self.effects.push(Effect::InstallSnapshot { last });
+        Ok(())
     }
 
     /// The log is durable through an entry.

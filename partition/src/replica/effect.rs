@@ -1,6 +1,6 @@
 //! [`Effect`]: everything that a replica may ask of the runtime.
 
-use paddock_coordination::{Epoch, NodeId, PartitionState, Version};
+use paddock_coordination::{Epoch, Member, NodeId, PartitionState, Version};
 use paddock_storage::{LogEntries, Position, Sequence};
 
 use super::message::Message;
@@ -33,7 +33,8 @@ pub enum Effect {
     },
     /// Read the log after `previous` (about [`LOG_READ_BYTES_MAX`](super::config::LOG_READ_BYTES_MAX) bytes),
     /// send it as a [`Message::Append`] with the fields given here, and step
-    /// [`LogSent`](super::Event::LogSent).
+    /// [`LogSent`](super::Event::LogSent), or [`LogReleased`](super::Event::LogReleased) if the log no longer has the entry
+    /// after `previous`.
     SendLog {
         /// To whom.
         to: NodeId,
@@ -44,6 +45,36 @@ pub enum Effect {
         /// The message's commit.
         commit: Sequence,
     },
+    /// Have a copy of the whole store made for a follower, as it is now, and step
+    /// [`SnapshotReady`](super::Event::SnapshotReady). It is kept until [`DropSnapshot`](Self::DropSnapshot) or
+    /// [`LostLeadership`](Self::LostLeadership).
+    SendSnapshot {
+        /// For whom.
+        to: NodeId,
+    },
+    /// A follower needs its copy no more.
+    DropSnapshot {
+        /// Whose.
+        to: NodeId,
+    },
+    /// Fetch the copy that a leader keeps for this replica, verify every byte of it, and step
+    /// [`SnapshotFetched`](super::Event::SnapshotFetched). In place of any that is being fetched.
+    FetchSnapshot {
+        /// The leader.
+        from: Member,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The last entry of the copy's log.
+        last: Position,
+    },
+    /// Put the copy that was fetched in the place of the store, durably, with this replica's own facts: the log that
+    /// there was is gone, and the copy's counts before any effect after this one is performed.
+    InstallSnapshot {
+        /// The last entry of its log.
+        last: Position,
+    },
+    /// Stop fetching, and forget what was fetched.
+    DiscardSnapshot,
     /// Advance the index through here, then step [`Applied`](super::Event::Applied). On a leader the writes up
     /// to here may be answered then.
     Apply {

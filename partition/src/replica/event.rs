@@ -1,8 +1,9 @@
 //! [`Event`]: everything that can happen to a replica.
 
-use paddock_coordination::{Member, NodeId, PartitionState, Version};
-use paddock_storage::{Rows, Sequence};
+use paddock_coordination::{Epoch, Member, NodeId, PartitionState, Version};
+use paddock_storage::{Position, Rows, Sequence};
 
+use super::config::DurableState;
 use super::message::Message;
 
 /// Something that happened. The runtime steps the replica with each, one at a time.
@@ -48,12 +49,34 @@ pub enum Event {
         /// What became of it.
         outcome: WriteOutcome,
     },
-    /// The answer to [`SendLog`](super::Effect::SendLog). There is exactly one for each.
+    /// The answer to [`SendLog`](super::Effect::SendLog). There is exactly one for each, this or
+    /// [`LogReleased`](Event::LogReleased).
     LogSent {
         /// The follower that it was sent to.
         to: NodeId,
         /// The last entry that was sent; `previous.sequence` if there was none to send.
         through: Sequence,
+    },
+    /// The answer to [`SendLog`](super::Effect::SendLog) where the log begins behind what was to be sent.
+    LogReleased {
+        /// The follower that it was for.
+        to: NodeId,
+    },
+    /// The answer to [`SendSnapshot`](super::Effect::SendSnapshot), in whatever epoch it comes.
+    SnapshotReady {
+        /// The follower that the copy is for.
+        to: NodeId,
+        /// The epoch that it was asked for in.
+        epoch: Epoch,
+        /// The last entry of its log; `None` if it could not be made.
+        last: Option<Position>,
+    },
+    /// The answer to [`FetchSnapshot`](super::Effect::FetchSnapshot), unless that was discarded.
+    SnapshotFetched {
+        /// The last entry of its log, as it was announced.
+        last: Position,
+        /// What its log says, every byte of it verified; `None` if it could not be had.
+        state: Option<DurableState>,
     },
     /// A graceful stop has begun: no more proposals, and no more candidacies.
     Stop,

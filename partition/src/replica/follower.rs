@@ -6,6 +6,10 @@
 //! makes it cut its log, and never below what it knows to be committed: that would mean that the protocol was
 //! broken somewhere, and it steps aside instead, for people to look at.
 //!
+//! Where the leader's log no longer has what this replica lacks, the leader announces a snapshot: a copy of its whole
+//! store, which is fetched beside this one and then takes its place. Until then this replica lets entries and probes pass,
+//! acknowledges nothing and does not stand. No member that counts ever does that: it holds all that can be missing.
+//!
 //! It acknowledges what is durable here *and* known to be the leader's. A heartbeat of its own epoch makes it
 //! promise not to stand for a lease.
 
@@ -14,7 +18,9 @@ use paddock_storage::{LogEntries, Position, Sequence};
 
 use super::Role;
 use super::candidate::Candidate;
+use super::config::DurableState;
 use super::core::Core;
+use super::effect::Effect;
 use super::message::Message;
 use super::quarantined::Quarantined;
 use super::timestamp::Timestamp;
@@ -28,6 +34,8 @@ pub(super) struct Follower {
     matched: Sequence,
     /// What was acknowledged in this epoch.
     acknowledged: Sequence,
+    /// The last entry of the snapshot that is being fetched.
+    installing: Option<Position>,
 }
 
 impl Follower {
@@ -38,6 +46,11 @@ impl Follower {
 
     pub(super) fn leader(&self) -> Option<Member> {
         self.leader
+    }
+
+    /// The last entry of the snapshot that is being fetched.
+    pub(super) fn installing(&self) -> Option<Position> {
+        self.installing
     }
 
     /// The coordination service names this epoch's leader.
@@ -65,6 +78,7 @@ impl Follower {
             Message::Append { previous, entries, commit, .. } if self.is_leader(from) => {
                 return self.append(core, from, previous, entries, commit);
             }
+            Message::Snapshot { last, .. } if self.is_leader(from) => self.announced(core, from, last),
             // Answers to a leader that this replica is not, and claims to lead an epoch that has its leader.
             _ => {}
         }
@@ -74,6 +88,7 @@ impl Follower {
     /// The local log has become durable further.
     pub(super) fn durable(&mut self, core: &mut Core) {
         if let Some(leader) = self.leader
+            && self.installing.is_none()
             && self.holds(core) > self.acknowledged
         {
             self.acknowledge(core, leader);
@@ -81,8 +96,10 @@ impl Follower {
     }
 
     /// Time has passed: stands for election when nothing speaks against it.
-    pub(super) fn tick(self, core: &mut Core) -> Role {
+    pub(super) fn tick(mut self, core: &mut Core) -> Role {
         match core.stand_at() {
+            // It counts after all, and so lacks nothing.
+            Some(_) if self.installing.take().is_some() => Role::Follower(self),
             Some(stand_at) if core.now >= stand_at => Candidate::stand(core),
             _ => Role::Follower(self),
         }
@@ -98,7 +115,7 @@ impl Follower {
         core.promise();
         core.send(from.node, Message::Grant { epoch: core.epoch(), sent_at });
         core.learn_commit(commit.min(self.matched));
-        if self.matched == Sequence(0) && commit > Sequence(0) {
+        if self.matched == Sequence(0) && commit > Sequence(0) && self.installing.is_none() {
             // Restarted in the middle of a reign: the leader may have nothing to send, and would never ask.
             core.send(from.node, Message::Mismatch { epoch: core.epoch(), hint: core.last() });
         }
@@ -112,7 +129,7 @@ impl Follower {
         entries: Vec<LogEntries>,
         commit: Sequence,
     ) -> Role {
-        if !is_well_formed(previous, &entries, core.epoch()) {
+        if self.installing.is_some() || !is_well_formed(previous, &entries, core.epoch()) {
             return Role::Follower(self);
         }
         if core.history.position(previous.sequence) != Some(previous) {
@@ -135,6 +152,45 @@ impl Follower {
         }
         core.learn_commit(commit.min(self.matched));
         Role::Follower(self)
+    }
+
+    /// The leader has a snapshot for this replica: fetches it, if it needs it.
+    fn announced(&mut self, core: &mut Core, from: Member, last: Position) {
+        if last.epoch > core.epoch().0 || self.installing == Some(last) {
+            return;
+        }
+        if core.history.position(last.sequence) == Some(last) {
+            // As for a probe: the log is the leader's up to there.
+            self.installing = None;
+            self.matched = self.matched.max(last.sequence);
+            self.acknowledge(core, from);
+        } else if core.may_install(last) {
+            self.installing = Some(last);
+            core.effects.push(Effect::FetchSnapshot { from, epoch: core.epoch(), last });
+        }
+    }
+
+    /// The snapshot is here, every byte of it verified, or could not be had: then the leader announces it again.
+    pub(super) fn fetched(mut self, core: &mut Core, last: Position, state: Option<DurableState>) -> Role {
+        if self.installing != Some(last) {
+            return Role::Follower(self);
+        }
+        self.installing = None;
+        let state = state.filter(|state| state.last == last);
+        let (Some(leader), Some(state)) = (self.leader, state) else { return Role::Follower(self) };
+        if !core.may_install(last) {
+            return Role::Follower(self);
+        }
+        match core.install(last, state) {
+            Ok(()) => {
+                self.matched = last.sequence;
+                self.acknowledged = Sequence(0);
+                self.acknowledge(core, leader);
+                core.apply();
+                Role::Follower(self)
+            }
+            Err(reason) => Quarantined::because(reason),
+        }
     }
 
     /// Takes over what is new of a run, cutting what contradicts it; whether anything was new.

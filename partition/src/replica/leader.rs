@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use paddock_coordination::{Epoch, Member, NodeId, PartitionState};
-use paddock_storage::{LogEntries, Rows, RowsBuilder, Sequence};
+use paddock_storage::{LogEntries, Position, Rows, RowsBuilder, Sequence};
 
 use super::Role;
 use super::configuration::{Configuration, min_in_sync, settle_eligible};
@@ -91,7 +91,7 @@ impl Leader {
     /// A message of this very epoch.
     pub(super) fn receive(mut self, core: &mut Core, from: Member, message: &Message) -> Role {
         let (now, last) = (core.now, core.last().sequence);
-        if matches!(message, Message::Heartbeat { .. } | Message::Append { .. }) {
+        if message.is_leaders() {
             let epoch = core.epoch();
             core.effects.push(Effect::LostLeadership { epoch });
             return Quarantined::because(format!(
@@ -127,6 +127,39 @@ impl Leader {
         }
     }
 
+    /// The log no longer has what was to be read for a follower.
+    pub(super) fn log_released(&mut self, core: &mut Core, to: NodeId) {
+        let counts = self.counts(core, to);
+        if let Some(progress) = self.followers.get_mut(&to) {
+            if progress.log_released(core.now, core.last().sequence, counts) {
+                core.effects.push(Effect::SendSnapshot { to });
+            }
+            self.drive(core, to);
+        }
+    }
+
+    /// The copy for a follower was made, or could not be.
+    pub(super) fn snapshot_ready(&mut self, core: &mut Core, to: NodeId, last: Option<Position>) {
+        if let Some(progress) = self.followers.get_mut(&to) {
+            progress.snapshot_ready(core.now, last);
+            self.drive(core, to);
+        }
+    }
+
+    /// The first entry of the log that a follower needs which is being rebuilt.
+    pub(super) fn log_needed(&self) -> Option<Sequence> {
+        self.followers.values().filter_map(Progress::log_needed).min()
+    }
+
+    /// Whether a node's member holds every committed entry, by any configuration that may be in force or is about to be.
+    fn counts(&self, core: &Core, node: NodeId) -> bool {
+        let states = core.configuration.in_force();
+        let mut members = states.flat_map(|state| state.in_sync.iter().chain(&state.eligible));
+        let member = self.followers.get(&node).and_then(Progress::member);
+        members.any(|other| Some(*other) == member)
+            || self.joining.as_ref().is_some_and(|joining| Some(joining.member) == member)
+    }
+
     /// Time has passed.
     pub(super) fn tick(&mut self, core: &mut Core) {
         let (now, last) = (core.now, core.last().sequence);
@@ -137,8 +170,12 @@ impl Leader {
                     Message::Heartbeat { epoch: core.epoch(), sent_at: now, commit: core.commit() };
                 core.send(*node, heartbeat);
             }
+            let in_sync = core.configuration.latest().map(|state| state.in_sync.as_slice());
             for progress in self.followers.values_mut() {
                 progress.note_outstanding(now, last);
+                let member = progress.member();
+                let is_in_sync = in_sync.is_some_and(|all| all.iter().any(|one| Some(*one) == member));
+                progress.review_rebuild(now, &core.config, is_in_sync);
             }
             self.reconfigure(core);
             self.commit_at_heartbeat = core.commit();
@@ -163,7 +200,13 @@ impl Leader {
             return Role::Follower(Follower::new(Some(me)));
         } else {
             let peers = peers(core);
-            self.followers.retain(|node, _| peers.contains(node));
+            self.followers.retain(|node, progress| {
+                let stays = peers.contains(node);
+                if !stays && progress.has_snapshot() {
+                    core.effects.push(Effect::DropSnapshot { to: *node });
+                }
+                stays
+            });
             for node in peers {
                 let next = Sequence(core.last().sequence.0 + 1);
                 self.followers.entry(node).or_insert_with(|| Progress::new(core.now, next));
@@ -252,11 +295,16 @@ impl Leader {
         }
     }
 
-    /// Sends a follower what it is due: a probe, or what it lacks of the log.
+    /// Sends a follower what it is due: a probe, what it lacks of the log, or word of a snapshot.
     fn drive(&mut self, core: &mut Core, node: NodeId) {
         let Some(progress) = self.followers.get_mut(&node) else { return };
         let (epoch, commit) = (core.epoch(), core.commit());
-        if let Some(sequence) = progress.probe_due(core.now, &core.config) {
+        if progress.snapshot_is_over() {
+            core.effects.push(Effect::DropSnapshot { to: node });
+        }
+        if let Some(last) = progress.announcement_due(core.now, &core.config) {
+            core.send(node, Message::Snapshot { epoch, last });
+        } else if let Some(sequence) = progress.probe_due(core.now, &core.config) {
             let previous = core.history.position(sequence).unwrap_or_default();
             core.send(node, Message::Append { epoch, previous, entries: Vec::new(), commit });
         } else if let Some(sequence) = progress.begin_log_read(core.now, core.last().sequence) {

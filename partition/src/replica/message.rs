@@ -49,6 +49,13 @@ pub enum Message {
         /// The last place at which the follower's log may agree with the leader's.
         hint: Position,
     },
+    /// Leader to follower: the log no longer has what the follower lacks. A copy of the whole store waits for it.
+    Snapshot {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The last entry of the copy's log.
+        last: Position,
+    },
     /// To a leader whose epoch is over.
     Stale {
         /// The epoch that the sender knows.
@@ -66,8 +73,14 @@ impl Message {
             | Message::Append { epoch, .. }
             | Message::Ack { epoch, .. }
             | Message::Mismatch { epoch, .. }
+            | Message::Snapshot { epoch, .. }
             | Message::Stale { epoch } => *epoch,
         }
+    }
+
+    /// Whether only a leader says this, and of its own epoch.
+    pub(super) fn is_leaders(&self) -> bool {
+        matches!(self, Message::Heartbeat { .. } | Message::Append { .. } | Message::Snapshot { .. })
     }
 
     /// What the message weighs in a queue, in bytes.

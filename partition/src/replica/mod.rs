@@ -12,8 +12,7 @@
 //! * A [`candidate`] has asked for the next epoch and keeps silent until it knows the answer.
 //! * A [`quarantined`] replica has seen what cannot be, and takes no further part.
 //!
-//! What it does not do yet: send snapshots to followers that the log no longer reaches, hand leadership over
-//! in an orderly way, or move replicas.
+//! What it does not do yet: hand leadership over in an orderly way, or move replicas.
 
 mod candidate;
 pub mod config;
@@ -81,6 +80,7 @@ impl Replica {
     /// Takes in what happened, and says what is to be done, in this order.
     pub fn step(&mut self, now: Timestamp, event: Event) -> Vec<Effect> {
         self.core.now = self.core.now.max(now);
+        let was_installing = self.installing().is_some();
         let role = std::mem::take(&mut self.role);
         self.role = role.step(&mut self.core, event);
         if self.core.now >= self.next_deadline() {
@@ -92,6 +92,10 @@ impl Replica {
         {
             quarantined.is_reported = true;
             self.core.effects.push(Effect::Quarantined { reason: quarantined.reason.clone() });
+        }
+        let is_install = |effect: &Effect| matches!(effect, Effect::InstallSnapshot { .. });
+        if was_installing && self.installing().is_none() && !self.core.effects.iter().any(is_install) {
+            self.core.effects.push(Effect::DiscardSnapshot);
         }
         self.core.check();
         std::mem::take(&mut self.core.effects)
@@ -156,6 +160,25 @@ impl Replica {
         }
     }
 
+    /// The last entry of the snapshot that it is fetching from its leader.
+    #[must_use]
+    pub fn installing(&self) -> Option<Position> {
+        match &self.role {
+            Role::Follower(follower) => follower.installing(),
+            Role::Candidate(_) | Role::Leader(_) | Role::Quarantined(_) => None,
+        }
+    }
+
+    /// On a leader: the first entry of its log that a follower needs which is being rebuilt from a snapshot. From there on the
+    /// log is to be kept, whatever its retention is.
+    #[must_use]
+    pub fn log_needed(&self) -> Option<Sequence> {
+        match &self.role {
+            Role::Leader(leader) => leader.log_needed(),
+            Role::Follower(_) | Role::Candidate(_) | Role::Quarantined(_) => None,
+        }
+    }
+
     /// Whether a write may be proposed now.
     ///
     /// # Errors
@@ -196,6 +219,7 @@ impl Replica {
             applied: core.applied(),
             in_sync: state.map(|state| state.in_sync.clone()).unwrap_or_default(),
             eligible: state.map(|state| state.eligible.clone()).unwrap_or_default(),
+            installing: self.installing(),
             followers: match &self.role {
                 Role::Leader(leader) => leader.followers(core),
                 _ => Vec::new(),
@@ -259,6 +283,24 @@ impl Role {
                 }
                 other => other,
             },
+            Event::LogReleased { to } => match self {
+                Role::Leader(mut leader) => {
+                    leader.log_released(core, to);
+                    Role::Leader(leader)
+                }
+                other => other,
+            },
+            Event::SnapshotReady { to, epoch, last } => match self {
+                Role::Leader(mut leader) if epoch == core.epoch() => {
+                    leader.snapshot_ready(core, to, last);
+                    Role::Leader(leader)
+                }
+                other => other,
+            },
+            Event::SnapshotFetched { last, state } => match self {
+                Role::Follower(follower) => follower.fetched(core, last, state),
+                other => other,
+            },
             Event::Stop => {
                 core.stopping = true;
                 self
@@ -306,7 +348,7 @@ impl Role {
 
     /// A message: a higher epoch ends whatever this replica was in a lower one; a lower one is over.
     fn receive(self, core: &mut Core, from: Member, message: Message) -> Role {
-        let is_leaders = matches!(message, Message::Heartbeat { .. } | Message::Append { .. });
+        let is_leaders = message.is_leaders();
         if from.node == core.config.member.node {
             return self;
         }

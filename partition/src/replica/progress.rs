@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use paddock_coordination::Member;
-use paddock_storage::Sequence;
+use paddock_storage::{Position, Sequence};
 
 use super::config::{LOG_READ_BYTES_MAX, ReplicaConfig, WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX};
 use super::timestamp::Timestamp;
@@ -27,6 +27,10 @@ pub(super) struct Progress {
     flow: Flow,
     /// A read of the log for this follower has not been answered yet.
     log_read_open: bool,
+    /// The runtime keeps a copy of the store for this follower.
+    snapshot_open: bool,
+    /// The last entry of the copy that the follower is rebuilt from, until it is in sync: the log after it is kept.
+    rebuilt_from: Option<Sequence>,
 }
 
 /// How entries reach the follower.
@@ -41,6 +45,17 @@ enum Flow {
     Replicate(Window),
     /// The follower is behind: the runtime reads the log for it.
     LogRead(Window),
+    /// The log no longer has what the follower lacks: it fetches a copy of the store.
+    Snapshot(Announcement),
+}
+
+/// What a follower is told of the copy that is made for it.
+#[derive(Debug, Default)]
+struct Announcement {
+    /// The last entry of its log; `None` while it is being made.
+    last: Option<Position>,
+    /// When it was said last.
+    sent_at: Option<Timestamp>,
 }
 
 /// What is on its way.
@@ -102,6 +117,8 @@ impl Progress {
             next,
             flow: Flow::Replicate(Window::new(now)),
             log_read_open: false,
+            snapshot_open: false,
+            rebuilt_from: None,
         }
     }
 
@@ -112,11 +129,12 @@ impl Progress {
             None => self.member = Some(from),
             Some(member) if member == from => {}
             Some(_) => {
-                let log_read_open = self.log_read_open;
+                let (log_read_open, snapshot_open) = (self.log_read_open, self.snapshot_open);
                 *self = Progress::new(now, Sequence(leader_last.0 + 1));
                 self.member = Some(from);
                 self.flow = Flow::Probe { sent_at: None };
                 self.log_read_open = log_read_open;
+                self.snapshot_open = snapshot_open;
             }
         }
     }
@@ -172,7 +190,10 @@ impl Progress {
                 self.flow = Flow::Replicate(window);
             }
             Flow::Replicate(window) | Flow::LogRead(window) if advanced => window.acknowledge(now, through),
-            Flow::Replicate(_) | Flow::LogRead(_) => {}
+            Flow::Snapshot(Announcement { last: Some(last), .. }) if through >= last.sequence => {
+                self.flow = Flow::Replicate(Window::new(now));
+            }
+            Flow::Replicate(_) | Flow::LogRead(_) | Flow::Snapshot(_) => {}
         }
     }
 
@@ -180,6 +201,14 @@ impl Progress {
     /// Never goes below what it acknowledged, nor forward.
     pub(super) fn mismatch(&mut self, agrees: Sequence) {
         let next = Sequence(agrees.max(self.acknowledged).0 + 1);
+        if let Flow::Snapshot(announcement) = &self.flow {
+            // It lacks what the log has no more: nothing new. Or it is that far already, by whatever way.
+            if announcement.last.is_some_and(|last| agrees >= last.sequence) {
+                self.next = next;
+                self.flow = Flow::Probe { sent_at: None };
+            }
+            return;
+        }
         let is_idle = matches!(&self.flow, Flow::Replicate(window) if window.messages.is_empty());
         // At the same place, with nothing under way, the follower wants to be asked.
         if next < self.next || (is_idle && next == self.next) {
@@ -248,12 +277,84 @@ impl Progress {
         self.flow = Flow::Replicate(window);
     }
 
+    /// The log has no longer what was to be read for the follower. True if a copy of the store is to be made for it:
+    /// not for a member that counts, which holds all that can have been released.
+    pub(super) fn log_released(&mut self, now: Timestamp, leader_last: Sequence, counts: bool) -> bool {
+        self.log_read_open = false;
+        if !matches!(self.flow, Flow::LogRead(_)) {
+            return false;
+        }
+        if counts {
+            self.flow = Flow::Probe { sent_at: Some(now) };
+            return false;
+        }
+        self.flow = Flow::Snapshot(Announcement::default());
+        self.snapshot_open = true;
+        self.rebuilt_from = Some(leader_last);
+        true
+    }
+
+    /// The copy was made, or could not be.
+    pub(super) fn snapshot_ready(&mut self, now: Timestamp, last: Option<Position>) {
+        if let Flow::Snapshot(announcement) = &mut self.flow
+            && announcement.last.is_none()
+        {
+            match last {
+                Some(last) => *announcement = Announcement { last: Some(last), sent_at: None },
+                None => self.flow = Flow::Probe { sent_at: Some(now) },
+            }
+        }
+    }
+
+    /// Which copy the follower is to be told of now; it is said again until the follower has it.
+    pub(super) fn announcement_due(&mut self, now: Timestamp, config: &ReplicaConfig) -> Option<Position> {
+        let Flow::Snapshot(announcement) = &mut self.flow else { return None };
+        let last = announcement.last?;
+        if announcement.sent_at.is_some_and(|sent_at| now.since(sent_at) < config.resend_ms()) {
+            return None;
+        }
+        announcement.sent_at = Some(now);
+        Some(last)
+    }
+
+    /// Whether the copy that was made for the follower is needed no more; says so once.
+    pub(super) fn snapshot_is_over(&mut self) -> bool {
+        let is_over = self.snapshot_open && !matches!(self.flow, Flow::Snapshot(_));
+        self.snapshot_open &= !is_over;
+        is_over
+    }
+
+    /// Whether the runtime keeps a copy for it.
+    pub(super) fn has_snapshot(&self) -> bool {
+        self.snapshot_open
+    }
+
+    /// Time has passed for a follower that is being rebuilt: one that is in sync is done, and one that says nothing, or gets
+    /// no further with the log, is given up, so that nothing is kept for it for ever.
+    pub(super) fn review_rebuild(&mut self, now: Timestamp, config: &ReplicaConfig, is_in_sync: bool) {
+        let is_fetching = matches!(self.flow, Flow::Snapshot(_));
+        let stalled_since = self.stalled_since.filter(|_| !is_fetching).unwrap_or(now);
+        let is_lost = now.since(self.heard_at.min(stalled_since)) >= config.rebuild_patience_ms();
+        if is_in_sync || is_lost {
+            self.rebuilt_from = None;
+            if is_fetching {
+                self.flow = Flow::Probe { sent_at: Some(now) };
+            }
+        }
+    }
+
+    /// The first entry of the log that the follower, which is being rebuilt, still needs.
+    pub(super) fn log_needed(&self) -> Option<Sequence> {
+        self.rebuilt_from.map(|last| Sequence(last.max(self.acknowledged).0 + 1))
+    }
+
     /// The flow's name, for people.
     pub(super) fn flow_name(&self) -> &'static str {
         match self.flow {
             Flow::Probe { .. } => "probing",
             Flow::Replicate(_) => "replicating",
             Flow::LogRead(_) => "reading the log",
+            Flow::Snapshot(_) => "installing a snapshot",
         }
     }
 

@@ -69,6 +69,8 @@ pub struct ReplicaStatus {
     pub in_sync: Vec<Member>,
     /// The eligible set, as the coordination service last showed it.
     pub eligible: Vec<Member>,
+    /// The last entry of the snapshot that it is fetching from its leader.
+    pub installing: Option<Position>,
     /// On a leader: its followers.
     pub followers: Vec<FollowerStatus>,
     /// What is wrong, if anything is.
@@ -84,7 +86,7 @@ pub struct FollowerStatus {
     pub generation: Option<Generation>,
     /// What it acknowledged in this epoch.
     pub acknowledged: Sequence,
-    /// Probing, replicating, or reading from the log.
+    /// Probing, replicating, reading from the log, or installing a snapshot.
     pub state: &'static str,
     /// Whether its last grant still counts.
     pub granted: bool,

@@ -4,4 +4,5 @@
 pub mod exchange;
 pub mod handshake;
 pub mod replication;
+pub mod snapshot;
 pub mod status;

@@ -13,7 +13,7 @@ use ulid::Ulid;
 
 use crate::host::Host;
 use crate::replica::{Message, Timestamp};
-use crate::service::handshake;
+use crate::service::{handshake, snapshot};
 
 /// The service.
 #[derive(Clone)]
@@ -24,6 +24,17 @@ pub struct Replication {
 
 #[tonic::async_trait]
 impl ReplicationService for Replication {
+    type FetchSnapshotStream = snapshot::Parts;
+
+    async fn fetch_snapshot(
+        &self,
+        request: Request<wire::FetchSnapshotRequest>,
+    ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
+        handshake::check(request.metadata(), &self.host)?;
+        let from = handshake::caller(request.metadata())?;
+        Ok(Response::new(snapshot::fetch(&self.host, from, request.into_inner()).await?))
+    }
+
     async fn deliver(
         &self,
         request: Request<Streaming<wire::DeliverRequest>>,
@@ -96,6 +107,9 @@ pub fn to_envelope(message: Message) -> (Epoch, WireMessage) {
         Message::Mismatch { epoch, hint } => {
             (epoch, WireMessage::Mismatch(wire::Mismatch { hint: Some(position_to_wire(hint)) }))
         }
+        Message::Snapshot { epoch, last } => {
+            (epoch, WireMessage::Snapshot(wire::Snapshot { last: Some(position_to_wire(last)) }))
+        }
         Message::Stale { epoch } => (epoch, WireMessage::Stale(wire::Stale {})),
     }
 }
@@ -119,6 +133,9 @@ fn from_envelope(epoch: Epoch, message: Option<WireMessage>) -> Result<Message, 
         WireMessage::Mismatch(mismatch) => {
             Message::Mismatch { epoch, hint: position_from_wire(mismatch.hint) }
         }
+        WireMessage::Snapshot(snapshot) => {
+            Message::Snapshot { epoch, last: position_from_wire(snapshot.last) }
+        }
         WireMessage::Stale(wire::Stale {}) => Message::Stale { epoch },
     })
 }
@@ -128,7 +145,7 @@ fn position_to_wire(position: Position) -> wire::Position {
 }
 
 /// An absent position is the place before the first entry, as in any message of defaults.
-fn position_from_wire(position: Option<wire::Position>) -> Position {
+pub(super) fn position_from_wire(position: Option<wire::Position>) -> Position {
     let position = position.unwrap_or_default();
     Position { epoch: position.epoch, sequence: Sequence(position.sequence) }
 }

@@ -29,6 +29,15 @@ impl NodeService for NodeStatus {
     }
 }
 
+fn transfers(status: &ReplicaStatus, is_incoming: bool) -> impl Iterator<Item = wire::SnapshotTransfer> {
+    let chosen = status.transfers.iter().filter(move |transfer| transfer.is_incoming == is_incoming);
+    chosen.map(|transfer| wire::SnapshotTransfer {
+        node_id: transfer.peer.to_string(),
+        done_bytes: transfer.done_bytes,
+        total_bytes: transfer.total_bytes,
+    })
+}
+
 fn replica(node_id: &str, status: &ReplicaStatus) -> wire::NodeReplica {
     let role = match status.role {
         RoleName::Leader => wire::ReplicaRole::Leader,
@@ -48,6 +57,8 @@ fn replica(node_id: &str, status: &ReplicaStatus) -> wire::NodeReplica {
             applied_sequence: status.applied.0,
             record_count: status.records,
             disk_bytes: status.store.disk_bytes,
+            receiving_snapshot: transfers(status, true).next(),
+            sending_snapshots: transfers(status, false).collect(),
             problem: status.problem.clone().unwrap_or_default(),
         }),
     }

@@ -3,6 +3,7 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod catch_up;
 mod gate;
 mod placement;
 mod retries;

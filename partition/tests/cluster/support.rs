@@ -11,8 +11,9 @@ use paddock_coordination::cluster_map::ClusterMap;
 use paddock_coordination::embedded::Embedded;
 use paddock_coordination::{ClusterId, Coordinator, NodeId, PartitionId, ReplicaTarget, paths, records};
 use paddock_partition::server::{PartitionServer, ServerConfig, StartError};
-use paddock_proto::admin::v1::GetNodeStatusRequest;
+use paddock_partition::snapshot::CatchUpOptions;
 use paddock_proto::admin::v1::node_service_client::NodeServiceClient;
+use paddock_proto::admin::v1::{GetNodeStatusRequest, Replica};
 use paddock_proto::metadata;
 use paddock_proto::request_id::RequestId;
 use paddock_proto::v1::exchange_service_client::ExchangeServiceClient;
@@ -69,7 +70,7 @@ impl Parked {
     pub async fn start_in(self, coordination: &Path) -> Result<(), StartError> {
         let embedded = Embedded::open(coordination).expect("a coordination service");
         let session = Arc::new(embedded.session());
-        let config = config(&self.data, &self.shape, Options::new(), None);
+        let config = config(&self.data, &self.shape, Options::new(), None, CatchUpOptions::default());
         PartitionServer::start(config, session).await.map(drop)
     }
 }
@@ -82,6 +83,7 @@ pub struct Cluster {
     shape: NewCluster,
     storage: Options,
     replace_after: Option<Duration>,
+    catch_up: CatchUpOptions,
     nodes: HashMap<NodeId, Running>,
     id: Option<ClusterId>,
 }
@@ -91,9 +93,11 @@ fn config(
     shape: &NewCluster,
     storage: Options,
     replace_after: Option<Duration>,
+    catch_up: CatchUpOptions,
 ) -> ServerConfig {
     ServerConfig {
         data: data.to_owned(),
+        replace_node: None,
         grpc_address: "127.0.0.1:0".parse().expect("an address"),
         advertise_address: None,
         http_address: None,
@@ -101,6 +105,7 @@ fn config(
         new_cluster: shape.clone(),
         storage,
         replace_after,
+        catch_up,
     }
 }
 
@@ -112,16 +117,26 @@ impl Cluster {
 
     /// The same, with stores that are kept in another way.
     pub async fn start_with(nodes: u32, partitions: u32, storage: Options) -> Cluster {
+        Cluster::start_catching_up(nodes, partitions, storage, CatchUpOptions::default()).await
+    }
+
+    /// The same, with replicas that catch up in another way.
+    pub async fn start_catching_up(
+        nodes: u32,
+        partitions: u32,
+        storage: Options,
+        catch_up: CatchUpOptions,
+    ) -> Cluster {
         let shape =
             NewCluster { partitions, replication_factor: nodes, initial_nodes: nodes, lease_ms: LEASE_MS };
-        Cluster::launch_all(nodes, shape, storage, None).await
+        Cluster::launch_all(nodes, shape, storage, None, catch_up).await
     }
 
     /// So many nodes, two of which have a replica of the one partition; a node that is away for so long loses it to another.
     pub async fn start_with_spares(nodes: u32, replace_after: Option<Duration>) -> Cluster {
         let shape =
             NewCluster { partitions: 1, replication_factor: 2, initial_nodes: nodes, lease_ms: LEASE_MS };
-        Cluster::launch_all(nodes, shape, Options::new(), replace_after).await
+        Cluster::launch_all(nodes, shape, Options::new(), replace_after, CatchUpOptions::default()).await
     }
 
     async fn launch_all(
@@ -129,13 +144,23 @@ impl Cluster {
         shape: NewCluster,
         storage: Options,
         replace_after: Option<Duration>,
+        catch_up: CatchUpOptions,
     ) -> Cluster {
         let root = tempfile::tempdir().expect("a directory");
         let embedded = Embedded::open(&root.path().join("coordination")).expect("a coordination service");
         let observer: Arc<dyn Coordinator> = Arc::new(embedded.session());
         let running = HashMap::new();
-        let mut cluster =
-            Cluster { root, embedded, observer, shape, storage, replace_after, nodes: running, id: None };
+        let mut cluster = Cluster {
+            root,
+            embedded,
+            observer,
+            shape,
+            storage,
+            replace_after,
+            catch_up,
+            nodes: running,
+            id: None,
+        };
         for number in 0..nodes {
             let data = cluster.root.path().join(format!("node{number}"));
             cluster.launch(data).await;
@@ -186,7 +211,7 @@ impl Cluster {
     }
 
     fn config(&self, data: &Path) -> ServerConfig {
-        config(data, &self.shape, self.storage.clone(), self.replace_after)
+        config(data, &self.shape, self.storage.clone(), self.replace_after, self.catch_up)
     }
 
     async fn launch(&mut self, data: PathBuf) -> NodeId {
@@ -262,25 +287,42 @@ impl Cluster {
 
     /// Waits until a node has applied a sequence.
     pub async fn applied(&self, node: NodeId, partition: u32, sequence: u64) {
+        self.replica_until(node, partition, |replica| (replica.applied_sequence >= sequence).then_some(()))
+            .await;
+    }
+
+    /// Waits until what a node says of its replica yields something.
+    pub async fn replica_until<T>(
+        &self,
+        node: NodeId,
+        partition: u32,
+        what: impl Fn(&Replica) -> Option<T>,
+    ) -> T {
+        self.replica_within(PATIENCE, node, partition, what).await
+    }
+
+    /// The same, for so long at most.
+    pub async fn replica_within<T>(
+        &self,
+        patience: Duration,
+        node: NodeId,
+        partition: u32,
+        what: impl Fn(&Replica) -> Option<T>,
+    ) -> T {
         let endpoint = format!("http://{}", self.address(node));
         let mut client = NodeServiceClient::connect(endpoint).await.expect("the node answers");
         let wait = async {
             loop {
                 let status = client.get_node_status(GetNodeStatusRequest {}).await.expect("a status");
-                let applied = status
-                    .into_inner()
-                    .replicas
-                    .into_iter()
-                    .find(|replica| replica.partition_id == partition)
-                    .and_then(|replica| replica.replica)
-                    .map_or(0, |replica| replica.applied_sequence);
-                if applied >= sequence {
-                    return;
+                let replicas = status.into_inner().replicas;
+                let found = replicas.into_iter().find(|replica| replica.partition_id == partition);
+                if let Some(found) = found.and_then(|found| what(&found.replica?)) {
+                    return found;
                 }
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, wait).await.expect("the node catches up");
+        tokio::time::timeout(patience, wait).await.expect("the replica gets there")
     }
 
     /// Waits until every node counts so many records.
@@ -349,6 +391,16 @@ impl Cluster {
     /// Starts it again.
     pub async fn start_node(&mut self, parked: Parked) -> NodeId {
         self.launch(parked.data).await
+    }
+
+    /// Starts a node in an empty directory, in the place of one that was lost.
+    pub async fn replace_node(&mut self, lost: Parked, node: NodeId) {
+        std::fs::remove_dir_all(&lost.data).expect("removed");
+        let session: Arc<dyn Coordinator> = Arc::new(self.embedded.session());
+        let config = ServerConfig { replace_node: Some(node), ..self.config(&lost.data) };
+        let server = PartitionServer::start(config, Arc::clone(&session)).await.expect("the node starts");
+        assert_eq!(server.node_id(), node);
+        self.nodes.insert(node, Running { server, data: lost.data, _session: session });
     }
 
     /// Starts it again, although that must fail; says how.

@@ -14,6 +14,8 @@ pub(crate) struct Checker {
     pub(crate) committed: Vec<(u64, String)>,
     leaders: BTreeMap<Epoch, (char, u64)>,
     commits: BTreeMap<char, u64>,
+    /// How often a snapshot took the place of a store.
+    pub(crate) installs: u64,
     /// A quarantine is what the case is about.
     pub(crate) quarantine_is_expected: bool,
     /// Metadata was rolled back, or disks were: only replicas that notice are to be trusted.
@@ -40,6 +42,24 @@ impl Checker {
             node.name,
             self.committed,
             node.disk,
+        );
+    }
+
+    /// A copy of a leader's store took the place of a replica's: it has all that is committed, and nobody counted on what
+    /// was there before.
+    pub(crate) fn installed(&mut self, node: &Node, state: &PartitionState) {
+        if self.is_blind {
+            return;
+        }
+        self.installs += 1;
+        let member = node.member();
+        let counts = state.in_sync.contains(&member) || state.eligible.contains(&member);
+        assert!(!counts, "invariant 3: {} counts, and its log was replaced", node.name);
+        let commit = usize::try_from(self.commits.get(&node.name).copied().unwrap_or(0)).unwrap();
+        assert!(
+            node.disk.entries.len() >= commit,
+            "invariant 6: {} lost what it knew to be committed",
+            node.name
         );
     }
 

@@ -1,7 +1,7 @@
 //! A cluster of replica cores in memory: disks that lose what was not synced, a network whose messages are
 //! all visible, one znode, and nothing that happens by itself unless asked to.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use paddock_coordination::{Epoch, Generation, Member, NodeId, PartitionId, PartitionState, Version};
 use paddock_partition::replica::{
@@ -29,6 +29,8 @@ pub(crate) struct Disk {
     pub(crate) durable: usize,
     pub(crate) applied: usize,
     epoch_seen: Epoch,
+    /// So many of the first entries are in the store, and no longer in its log. What they were is kept here, to compare.
+    pub(crate) released: usize,
 }
 
 /// What ends a statement that others of its batch follow.
@@ -88,6 +90,21 @@ pub(crate) enum Request {
     Read,
 }
 
+/// A copy of a store, as a leader keeps it for a follower.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    epoch: Epoch,
+    disk: Disk,
+}
+
+/// A copy that a follower fetches.
+#[derive(Clone, Debug)]
+struct Fetch {
+    from: Member,
+    epoch: Epoch,
+    last: Position,
+}
+
 /// One node.
 pub(crate) struct Node {
     pub(crate) name: char,
@@ -105,6 +122,12 @@ pub(crate) struct Node {
     pub(crate) apply_through: usize,
     pub(crate) is_isolated: bool,
     pub(crate) watch_is_off: bool,
+    /// Copies for followers.
+    snapshots: BTreeMap<NodeId, Snapshot>,
+    /// Copies that were made, and the replica does not know yet.
+    prepared: VecDeque<Event>,
+    fetch: Option<Fetch>,
+    fetched: Option<Disk>,
     /// Its process stands still until then: it neither hears nor ticks, while its clock runs on.
     pub(crate) paused_until: u64,
 }
@@ -197,6 +220,10 @@ impl Cluster {
                 apply_through: 0,
                 is_isolated: false,
                 watch_is_off: false,
+                snapshots: BTreeMap::new(),
+                prepared: VecDeque::new(),
+                fetch: None,
+                fetched: None,
                 paused_until: 0,
             });
         }
@@ -241,6 +268,9 @@ impl Cluster {
         let node = &mut self.nodes[index];
         node.replica = None;
         node.requests.clear();
+        node.snapshots.clear();
+        node.prepared.clear();
+        (node.fetch, node.fetched) = (None, None);
         node.disk.entries.truncate(node.disk.durable + kept);
         // A batch that was torn is dropped whole.
         while node.disk.entries.len() > node.disk.durable
@@ -307,6 +337,10 @@ impl Cluster {
             Effect::Send { to, message } => self.send(Envelope { from, to, message }),
             Effect::SendLog { to, epoch, previous, commit } => {
                 let after = usize::try_from(previous.sequence.0).unwrap();
+                if after < node.disk.released {
+                    events.push_back(Event::LogReleased { to });
+                    return;
+                }
                 assert_eq!(
                     node.disk.position(after),
                     previous,
@@ -332,7 +366,68 @@ impl Cluster {
             }
             Effect::ReadState => self.request(index, Request::Read, events),
             Effect::BecameLeader { epoch } => self.checker.became_leader(&self.nodes[index], epoch),
-            Effect::LostLeadership { .. } | Effect::Quarantined { .. } => {}
+            Effect::SendSnapshot { to } => {
+                let epoch = node.replica.as_ref().unwrap().epoch();
+                let mut disk = node.disk.clone();
+                disk.durable = disk.entries.len();
+                let last = Some(disk.position(disk.entries.len()));
+                node.snapshots.insert(to, Snapshot { epoch, disk });
+                let ready = Event::SnapshotReady { to, epoch, last };
+                if self.is_prompt {
+                    events.push_back(ready);
+                } else {
+                    node.prepared.push_back(ready);
+                }
+            }
+            Effect::DropSnapshot { to } => drop(node.snapshots.remove(&to)),
+            Effect::FetchSnapshot { from, epoch, last } => {
+                (node.fetch, node.fetched) = (Some(Fetch { from, epoch, last }), None);
+            }
+            Effect::DiscardSnapshot => (node.fetch, node.fetched) = (None, None),
+            Effect::InstallSnapshot { last } => {
+                let copy = node.fetched.take().unwrap();
+                assert_eq!(copy.position(copy.entries.len()), last, "the copy ends elsewhere");
+                node.disk = Disk { epoch_seen: node.disk.epoch_seen, ..copy };
+                node.apply_through = node.disk.applied;
+                self.checker.installed(&self.nodes[index], &self.states.last().unwrap().state);
+            }
+            Effect::LostLeadership { .. } => node.snapshots.clear(),
+            Effect::Quarantined { .. } => {}
+        }
+    }
+
+    /// The oldest copy that a node was asked for is ready.
+    pub(crate) fn prepare(&mut self, index: usize) {
+        if let Some(ready) = self.nodes[index].prepared.pop_front() {
+            self.step(index, ready);
+        }
+    }
+
+    /// What a node fetches has arrived, or could not be had. False: it fetches nothing.
+    pub(crate) fn finish_fetch(&mut self, index: usize, is_whole: bool) -> bool {
+        let Some(Fetch { from, epoch, last }) = self.nodes[index].fetch.take() else { return false };
+        let me = self.nodes[index].id();
+        let is_cut = self.nodes[index].is_isolated;
+        let sends = |node: &&Node| node.member() == from && node.replica.is_some() && !node.is_isolated;
+        let leader = self.nodes.iter().find(sends).filter(|_| is_whole && !is_cut);
+        let copy = leader.and_then(|leader| leader.snapshots.get(&me)).cloned();
+        let copy = copy.filter(|copy| copy.epoch == epoch).map(|copy| copy.disk);
+        let copy = copy.filter(|disk| disk.position(disk.entries.len()) == last);
+        let state = copy.as_ref().map(Disk::recover);
+        self.nodes[index].fetched = copy;
+        self.trace.push(format!(
+            "{} {}",
+            self.nodes[index].name,
+            if state.is_some() { "has it" } else { "has nothing" }
+        ));
+        self.step(index, Event::SnapshotFetched { last, state });
+        true
+    }
+
+    fn finish_fetches(&mut self) {
+        for index in 0..self.nodes.len() {
+            self.prepare(index);
+            self.finish_fetch(index, true);
         }
     }
 
@@ -415,6 +510,7 @@ impl Cluster {
         loop {
             if is_networked {
                 self.deliver_all();
+                self.finish_fetches();
             }
             if self.now == end {
                 return;

@@ -64,6 +64,7 @@ pub(crate) fn message(message: &Message) -> String {
         }
         Message::Ack { sequence, .. } => format!("ack {sequence}"),
         Message::Mismatch { hint, .. } => format!("mismatch hint {}", position(*hint)),
+        Message::Snapshot { last, .. } => format!("snapshot through {}", position(*last)),
         Message::Stale { .. } => "stale".to_owned(),
     };
     format!("[{epoch}] {body}")
@@ -86,6 +87,13 @@ pub(crate) fn effect(name: char, effect: &Effect) -> String {
         Effect::SendLog { to, previous, .. } => {
             format!("send the log to {} after {}", node(*to), position(*previous))
         }
+        Effect::SendSnapshot { to } => format!("make a snapshot for {}", node(*to)),
+        Effect::DropSnapshot { to } => format!("drop the snapshot for {}", node(*to)),
+        Effect::FetchSnapshot { from, last, .. } => {
+            format!("fetch the snapshot of {} through {}", member(*from), position(*last))
+        }
+        Effect::InstallSnapshot { last } => format!("INSTALL the snapshot through {}", position(*last)),
+        Effect::DiscardSnapshot => "discard the snapshot".to_owned(),
         Effect::Apply { through } => format!("apply through {through}"),
         Effect::WriteState { expected, state: written } => {
             format!("compare and set {}: {}", expected.0, state(written))

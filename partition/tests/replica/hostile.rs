@@ -54,12 +54,13 @@ fn message(chance: &mut Chance, cluster: &Cluster, index: usize) -> Option<Messa
         which => known[which],
     };
     let sent_at = Timestamp(number(chance, cluster.nodes[index].clock(cluster.now).0));
-    Some(match chance.below(8) {
+    Some(match chance.below(9) {
         0 => Message::Heartbeat { epoch, sent_at, commit: sequence },
         1 => Message::Grant { epoch, sent_at },
         2 => Message::Ack { epoch, sequence },
         3 => Message::Mismatch { epoch, hint: position },
         4 => Message::Stale { epoch },
+        5 => Message::Snapshot { epoch, last: position },
         _ => {
             let entries = entries(chance, epoch.0, position);
             Message::Append { epoch, previous: position, entries, commit: sequence }

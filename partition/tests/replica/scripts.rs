@@ -10,6 +10,8 @@
 //! crash A [kept=N] | restart A | wipe A | stop A
 //! isolate A | join A                  cuts a node's network, mends it
 //! slow A | sync A | apply A | fast A  holds back syncing and applying
+//! release A N                         the first N entries leave the log of A
+//! fetch A | fetch A broken            the snapshot that A fetches arrives, or does not
 //! coordination MODE A                 up, down, hold, written, lost: see `Link`
 //! execute A                           what A asked for while on hold happens now, the answers are lost
 //! watch off A | watch on A            the watch of a node shows nothing new; then what is in force
@@ -53,6 +55,7 @@ impl Filter {
             Message::Append { .. } => "append",
             Message::Ack { .. } => "ack",
             Message::Mismatch { .. } => "mismatch",
+            Message::Snapshot { .. } => "snapshot",
             Message::Stale { .. } => "stale",
         };
         self.from.is_none_or(|from| describe::node(envelope.from.node) == from)
@@ -74,7 +77,7 @@ impl Runner for Script {
         let is_terse = command.name == "run";
         let mut output = run(cluster, command, &words)?;
         for line in &cluster.trace {
-            let tells = ["LEADS", "LOST", "QUARANTINED", "state "];
+            let tells = ["LEADS", "LOST", "QUARANTINED", "INSTALL", "state "];
             if !is_terse || tells.iter().any(|word| line.contains(word)) && !line.contains("read the state") {
                 writeln!(output, "{line}")?;
             }
@@ -167,6 +170,17 @@ fn on_node(cluster: &mut Cluster, index: usize, name: &str, words: &[&str], kept
         "restart" => cluster.start(index),
         "wipe" => cluster.wipe(index),
         "stop" => cluster.step(index, Event::Stop),
+        "release" => {
+            let released = words.get(1).ok_or("how many?")?.parse()?;
+            let disk = &mut cluster.nodes[index].disk;
+            assert!(released <= disk.applied, "only what is in the store leaves the log");
+            disk.released = released;
+        }
+        "fetch" => {
+            if !cluster.finish_fetch(index, words.get(1) != Some(&"broken")) {
+                return Err("it fetches nothing".into());
+            }
+        }
         "isolate" => cluster.nodes[index].is_isolated = true,
         "join" => cluster.nodes[index].is_isolated = false,
         "slow" => cluster.nodes[index].is_slow = true,

@@ -1,5 +1,6 @@
 //! Seeded random walks: messages are lost, doubled and overtaken, processes crash with unsynced tails or stand still
-//! beyond their leases, disks are wiped, the coordination service loses answers and does old writes late, watches lag, clocks drift. The checker
+//! beyond their leases, disks are wiped, logs are cut at
+//! the front, snapshots are fetched and their transfers break, the coordination service loses answers and does old writes late, watches lag, clocks drift. The checker
 //! looks on at every step; then everything is mended, and the cluster has to come together again.
 //!
 //! `PADDOCK_WALK_SEED=n` runs one walk, `PADDOCK_WALKS=n` so many.
@@ -86,7 +87,9 @@ impl Walk {
             0..350 => self.deliver(),
             350..375 => drop(self.take_message()),
             375..400 => self.duplicate(),
-            400..560 => {
+            400..412 => self.snapshot(index),
+            412..417 => self.release(index),
+            417..560 => {
                 let duration_ms = 1 + self.chance.below(15);
                 self.cluster.advance(duration_ms, false);
             }
@@ -171,6 +174,28 @@ impl Walk {
                 return;
             };
             self.cluster.step(index, event);
+        }
+    }
+
+    /// A snapshot is ready, or was fetched, or its transfer breaks.
+    fn snapshot(&mut self, index: usize) {
+        let is_whole = self.chance.percent(80);
+        if self.cluster.nodes[index].replica.is_some() {
+            self.cluster.prepare(index);
+            self.cluster.finish_fetch(index, is_whole);
+        }
+    }
+
+    /// Entries at the front leave the log: those that were applied, and nobody needs who is being rebuilt.
+    fn release(&mut self, index: usize) {
+        let node = &mut self.cluster.nodes[index];
+        if let Some(replica) = &node.replica {
+            let needed = replica.log_needed().map_or(u64::MAX, |first| first.0 - 1);
+            let through = node.disk.applied.min(usize::try_from(needed).unwrap_or(usize::MAX));
+            if through > node.disk.released {
+                let more = 1 + self.chance.index(through - node.disk.released);
+                node.disk.released += more;
+            }
         }
     }
 
@@ -310,7 +335,7 @@ impl Walk {
 }
 
 /// What came of a walk: for comparing two of them.
-fn walk(seed: u64) -> (u64, usize, String) {
+fn walk(seed: u64) -> (u64, usize, String, u64) {
     let mut walk = Walk::new(seed);
     let mut digest = 0_u64;
     for _ in 0..STEPS {
@@ -321,7 +346,8 @@ fn walk(seed: u64) -> (u64, usize, String) {
     }
     walk.mend();
     let epoch = walk.cluster.state().state.epoch;
-    (digest, walk.cluster.checker.committed.len(), epoch.to_string())
+    let checker = &walk.cluster.checker;
+    (digest, checker.committed.len(), epoch.to_string(), checker.installs)
 }
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -333,18 +359,20 @@ fn random_walks_keep_every_invariant() {
     let one = from_environment("PADDOCK_WALK_SEED");
     let walks = from_environment("PADDOCK_WALKS").unwrap_or(WALKS);
     let seeds = one.map_or(0..walks, |seed| seed..seed + 1);
-    let (mut committed, mut epochs) = (0, 0);
+    let (mut committed, mut epochs, mut installs) = (0, 0, 0);
     for seed in seeds {
         let result = std::panic::catch_unwind(|| walk(seed));
-        let Ok((_, entries, epoch)) = result else {
+        let Ok((_, entries, epoch, installed)) = result else {
             panic!("PADDOCK_WALK_SEED={seed} breaks an invariant, see above")
         };
         committed += entries;
+        installs += installed;
         epochs += epoch.parse::<u64>().unwrap();
     }
-    println!("{committed} entries committed in {epochs} epochs");
+    println!("{committed} entries committed in {epochs} epochs, {installs} snapshots installed");
     assert!(one.is_some() || committed as u64 > walks * 20, "the walks got too little done to say anything");
     assert!(one.is_some() || epochs > walks * 3, "the walks saw too few leaders to say anything");
+    assert!(one.is_some() || installs > walks / 4, "the walks saw too few snapshots to say anything");
 }
 
 #[test]

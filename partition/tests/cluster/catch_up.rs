@@ -1,0 +1,314 @@
+//! Followers that the leader's log no longer reaches: rebuilt from a snapshot while writes go on, and nothing is lost.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use paddock_coordination::NodeId;
+use paddock_partition::snapshot::CatchUpOptions;
+use paddock_proto::admin::v1::Replica;
+use paddock_proto::v1::outcome;
+use paddock_storage::Options;
+
+use crate::support::{Cluster, Stream, put, read};
+use crate::{value, version};
+
+/// Small files that are flushed often, and little log that is kept.
+async fn cluster_that_forgets(catch_up: CatchUpOptions) -> Cluster {
+    let storage = Options::new().segment_bytes(64 << 10).extent_bytes(16 << 10).flush_bytes(64 << 10);
+    Cluster::start_catching_up(2, 1, storage, catch_up).await
+}
+
+fn little_log() -> CatchUpOptions {
+    CatchUpOptions { log_retention_bytes: 64 << 10, ..CatchUpOptions::default() }
+}
+
+/// The names of the directories at the place of the one partition.
+fn directories(data: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(data.join("partitions")).expect("a folder");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// What each directory's name has behind its place.
+fn copies(data: &Path) -> Vec<String> {
+    let name = |name: &String| name.split_once('.').map_or_else(String::new, |(_, copy)| copy.to_owned());
+    directories(data).iter().map(name).collect()
+}
+
+/// Text that no compressor makes shorter by much: the same for the same seed.
+fn noise(seed: u64, bytes: usize) -> String {
+    let mut random = seed;
+    let mut text = String::with_capacity(bytes + 10);
+    while text.len() < bytes {
+        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        // Six bits a character.
+        text.extend((0..10).map(|digit| char::from(b'0' + ((random >> (6 * digit)) & 63) as u8)));
+    }
+    text
+}
+
+/// Writes enough that the log loses its beginning.
+async fn fill(stream: &mut Stream, prefix: &str, mib: usize) -> HashMap<String, String> {
+    let mut written = HashMap::new();
+    for batch in 0..mib * 16 {
+        let of = |n: usize| (format!("{prefix}-{batch}-{n}"), noise((batch * 16 + n) as u64, 4 << 10));
+        let batch: Vec<_> = (0..16).map(of).collect();
+        for outcome in stream.call(batch.iter().map(|(key, value)| put(key, value)).collect()).await {
+            version(&outcome);
+        }
+        written.extend(batch);
+    }
+    written
+}
+
+/// Writes until it is told to stop, and returns what was acknowledged last of each key.
+fn load(mut stream: Stream, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<HashMap<String, String>> {
+    tokio::spawn(async move {
+        let mut acknowledged = HashMap::new();
+        for number in 0_u64.. {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let (key, value) = (format!("load-{}", number % 500), format!("{number} ").repeat(50));
+            // What is not acknowledged may have been written or not: its key is not looked at any more.
+            match stream.one(put(&key, &value)).await.kind {
+                Some(outcome::Kind::Write(_)) => drop(acknowledged.insert(key, value)),
+                _ => drop(acknowledged.remove(&key)),
+            }
+        }
+        acknowledged
+    })
+}
+
+async fn holds(stream: &mut Stream, expected: &HashMap<String, String>) {
+    for (key, expected) in expected {
+        let found = value(&stream.settled(read(key)).await);
+        assert!(found.as_deref() == Some(expected.as_bytes()), "{key} is lost");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_lost_its_disk_is_rebuilt_under_load_and_has_everything() {
+    let mut cluster = cluster_that_forgets(little_log()).await;
+    cluster.in_sync(0, 2).await;
+    let leader = cluster.leader(0).await;
+    let follower = cluster.follower(0).await;
+    let mut stream = cluster.leader_stream(0).await;
+    let mut written = fill(&mut stream, "before", 2).await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let loading = load(cluster.leader_stream(0).await, Arc::clone(&stop));
+    let parked = cluster.stop_node(follower).await;
+    cluster.in_sync(0, 1).await;
+    // All of it, its identity included.
+    cluster.replace_node(parked, follower).await;
+    cluster.in_sync(0, 2).await;
+    written.extend(fill(&mut stream, "after", 1).await);
+    stop.store(true, Ordering::Relaxed);
+    let acknowledged = loading.await.expect("the load ends");
+    assert!(acknowledged.len() > 10, "hardly any load: {}", acknowledged.len());
+    written.extend(acknowledged);
+    // It was no log that filled it.
+    assert_eq!(copies(cluster.data(follower)), ["1"]);
+
+    // It leads, alone, and has everything.
+    let former = cluster.stop_node(leader).await;
+    assert_eq!(copies(former.data()), [""], "the leader's copy is gone");
+    assert_eq!(cluster.next_leader(0, leader).await, follower);
+    let mut stream = cluster.stream(follower).await;
+    holds(&mut stream, &written).await;
+
+    // And it comes back from the disk as what it is.
+    let parked = cluster.stop_node(follower).await;
+    cluster.start_node(parked).await;
+    cluster.start_node(former).await;
+    cluster.in_sync(0, 2).await;
+    holds(&mut cluster.leader_stream(0).await, &written).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_was_away_for_long_gets_a_snapshot_and_again_another_one() {
+    let mut cluster = cluster_that_forgets(little_log()).await;
+    cluster.in_sync(0, 2).await;
+    let follower = cluster.follower(0).await;
+    let mut stream = cluster.leader_stream(0).await;
+    let mut written = fill(&mut stream, "with both", 1).await;
+    for (round, copy) in [("first", "1"), ("second", "2")] {
+        let parked = cluster.stop_node(follower).await;
+        written.extend(fill(&mut stream, round, 1).await);
+        cluster.start_node(parked).await;
+        cluster.in_sync(0, 2).await;
+        let last = version(&stream.one(put("last", round)).await);
+        written.insert("last".to_owned(), round.to_owned());
+        cluster.applied(follower, 0, last).await;
+        assert!(
+            copies(cluster.data(follower)).contains(&copy.to_owned()),
+            "{:?}",
+            directories(cluster.data(follower))
+        );
+    }
+    let leader = cluster.leader(0).await;
+    cluster.stop_node(leader).await;
+    cluster.next_leader(0, leader).await;
+    holds(&mut cluster.stream(follower).await, &written).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_the_log_still_reaches_gets_no_snapshot() {
+    let catch_up = CatchUpOptions { log_retention_bytes: 64 << 20, ..CatchUpOptions::default() };
+    let mut cluster = cluster_that_forgets(catch_up).await;
+    cluster.in_sync(0, 2).await;
+    let follower = cluster.follower(0).await;
+    let mut stream = cluster.leader_stream(0).await;
+    let parked = cluster.stop_node(follower).await;
+    fill(&mut stream, "alone", 1).await;
+    cluster.start_node(parked).await;
+    cluster.in_sync(0, 2).await;
+    assert_eq!(copies(cluster.data(follower)), [""]);
+    cluster.stop().await;
+}
+
+/// Waits until a node says something of its replica.
+async fn says<T>(cluster: &Cluster, node: NodeId, what: impl Fn(&Replica) -> Option<T>) -> T {
+    cluster.replica_until(node, 0, what).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ends_tell_how_far_a_snapshot_is_and_the_old_leaders_is_forgotten() {
+    // Slow enough to be seen.
+    let catch_up = CatchUpOptions { snapshot_bytes_per_second: 1 << 20, ..little_log() };
+    let mut cluster = cluster_that_forgets(catch_up).await;
+    cluster.in_sync(0, 2).await;
+    let leader = cluster.leader(0).await;
+    let follower = cluster.follower(0).await;
+    let mut stream = cluster.leader_stream(0).await;
+    let parked = cluster.stop_node(follower).await;
+    let written = fill(&mut stream, "alone", 4).await;
+    cluster.start_node(parked).await;
+
+    let underway = |from: NodeId, transfer: &paddock_proto::admin::v1::SnapshotTransfer| {
+        let is_underway = transfer.done_bytes > 0 && transfer.done_bytes < transfer.total_bytes;
+        (is_underway && transfer.node_id == from.to_string()).then_some(transfer.total_bytes)
+    };
+    let receiving = |replica: &Replica| underway(leader, replica.receiving_snapshot.as_ref()?);
+    let sending = |replica: &Replica| underway(follower, replica.sending_snapshots.first()?);
+    let total = says(&cluster, follower, receiving).await;
+    assert_eq!(says(&cluster, leader, sending).await, total);
+
+    // The leader is restarted in the middle of it. It leads again, and the follower begins anew.
+    let parked = cluster.stop_node(leader).await;
+    assert_eq!(copies(parked.data()), [""], "what it kept for the follower is gone");
+    cluster.start_node(parked).await;
+    cluster.in_sync(0, 2).await;
+    assert_eq!(cluster.leader(0).await, leader, "nobody else may lead");
+    holds(&mut cluster.leader_stream(0).await, &written).await;
+    let done = |replica: &Replica| replica.sending_snapshots.is_empty().then_some(());
+    says(&cluster, leader, done).await;
+    cluster.stop().await;
+}
+
+/// How long writes took, in microseconds: the median and the 99th percentile, and how many there were.
+fn latencies(mut micros: Vec<u128>) -> (u128, u128, usize) {
+    micros.sort_unstable();
+    let at = |percent: usize| micros.get(micros.len() * percent / 100).copied().unwrap_or(0);
+    (at(50), at(99), micros.len())
+}
+
+/// One small write after the other, timed, until it is told to stop.
+fn timed(mut stream: Stream, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<Vec<u128>> {
+    tokio::spawn(async move {
+        let mut micros = Vec::new();
+        for number in 0_u64.. {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let begun = Instant::now();
+            version(&stream.one(put(&format!("timed-{}", number % 1000), "v")).await);
+            micros.push(begun.elapsed().as_micros());
+        }
+        micros
+    })
+}
+
+async fn ten_seconds(cluster: &Cluster) -> Vec<u128> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let timing = timed(cluster.leader_stream(0).await, Arc::clone(&stop));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    stop.store(true, Ordering::Relaxed);
+    timing.await.expect("ends")
+}
+
+/// Measures, and judges nothing but that it works: how fast a lost replica is rebuilt, and what the writes beside it see of that.
+/// `PADDOCK_REBUILD_MIB` says how much there is to be rebuilt (256), `PADDOCK_REBUILD_MIB_PER_SECOND` how fast it may go.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures for minutes, and prints figures: see docs/guarantees.md"]
+async fn measure_a_rebuild_under_load() {
+    const VALUE_BYTES: usize = 16 << 10;
+    const MINUTES: Duration = Duration::from_secs(600);
+    let from_environment = |name: &str, default: u64| {
+        std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+    };
+    let mib = from_environment("PADDOCK_REBUILD_MIB", 256);
+    let rate = from_environment(
+        "PADDOCK_REBUILD_MIB_PER_SECOND",
+        paddock_partition::snapshot::BYTES_PER_SECOND >> 20,
+    );
+    let catch_up = CatchUpOptions { log_retention_bytes: 64 << 20, snapshot_bytes_per_second: rate << 20 };
+    let mut cluster = Cluster::start_catching_up(2, 1, Options::new(), catch_up).await;
+    cluster.in_sync(0, 2).await;
+    let mut stream = cluster.leader_stream(0).await;
+    for batch in 0..mib * (1 << 20) / (16 * VALUE_BYTES as u64) {
+        let value = noise(batch, VALUE_BYTES);
+        for outcome in stream.call((0..16).map(|n| put(&format!("{batch}-{n}"), &value)).collect()).await {
+            version(&outcome);
+        }
+    }
+    let follower = cluster.follower(0).await;
+    let mut lines = Vec::new();
+    let mut note = |what: &str, micros: Vec<u128>| {
+        let (p50, p99, count) = latencies(micros);
+        lines.push(format!("{what}: p50 {p50} us, p99 {p99} us, {count} writes"));
+    };
+    note("both in sync", ten_seconds(&cluster).await);
+    let parked = cluster.stop_node(follower).await;
+    cluster.in_sync(0, 1).await;
+    note("leader alone", ten_seconds(&cluster).await);
+    let stop = Arc::new(AtomicBool::new(false));
+    let timing = timed(cluster.leader_stream(0).await, Arc::clone(&stop));
+    let begun = Instant::now();
+    cluster.replace_node(parked, follower).await;
+    let known = |replica: &Replica| {
+        replica.receiving_snapshot.as_ref().map(|one| one.total_bytes).filter(|all| *all > 0)
+    };
+    let total = says(&cluster, follower, known).await;
+    let receiving = Instant::now();
+    let whole = |replica: &Replica| match &replica.receiving_snapshot {
+        Some(one) => (one.done_bytes == one.total_bytes).then_some(()),
+        None => Some(()),
+    };
+    cluster.replica_within(MINUTES, follower, 0, whole).await;
+    let received = receiving.elapsed();
+    let installed = |replica: &Replica| replica.receiving_snapshot.is_none().then_some(());
+    cluster.replica_within(MINUTES, follower, 0, installed).await;
+    let verified = receiving.elapsed();
+    cluster.in_sync(0, 2).await;
+    let in_sync = begun.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    note("during the rebuild", timing.await.expect("ends"));
+    let per_second = |elapsed: Duration| total as f64 / 1e6 / elapsed.as_secs_f64();
+    println!("snapshot of {} MB, at most {rate} MiB/s", total / 1_000_000);
+    println!("received in {received:.2?} ({:.0} MB/s)", per_second(received));
+    println!("received, verified and installed in {verified:.2?} ({:.0} MB/s)", per_second(verified));
+    println!("from the start of the empty node to in sync: {in_sync:.2?}");
+    for line in lines {
+        println!("{line}");
+    }
+    cluster.stop().await;
+}
