@@ -106,6 +106,14 @@ fn a_cluster_is_shown_to_people_and_to_programs() {
         serde_json::from_slice(&router.run(&["partitions", "-o", "json"]).stdout).unwrap();
     assert_eq!(partitions["partitions"][0]["replicas"][0]["role"], "leader");
     assert_eq!(partitions["partitions"][0]["leader_node_id"], "NODE-A");
+    let replicas = &partitions["partitions"][0]["replicas"];
+    let snapshot = |node: &str| serde_json::json!({ "node_id": node, "done_bytes": 300, "total_bytes": 400 });
+    assert_eq!(replicas[0]["sending_snapshots"], serde_json::json!([snapshot("NODE-B")]));
+    assert_eq!(replicas[0]["receiving_snapshot"], serde_json::Value::Null);
+    assert_eq!(replicas[1]["receiving_snapshot"], snapshot("NODE-A"));
+    let table = stdout(&router.run(&["partitions"]));
+    assert!(table.contains("from NODE-A: 75% of 400 bytes"), "{table}");
+    assert!(table.contains("to NODE-B: 75% of 400 bytes"), "{table}");
     let route: serde_json::Value =
         serde_json::from_slice(&router.run(&["locate", "-o", "json", "123456789"]).stdout).unwrap();
     assert_eq!(route["slot"], 12_739);

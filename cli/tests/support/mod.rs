@@ -15,7 +15,7 @@ use paddock_proto::admin::v1::admin_service_server::{AdminService, AdminServiceS
 use paddock_proto::admin::v1::{
     GetClusterRequest, GetClusterResponse, ListPartitionsRequest, ListPartitionsResponse, ListRecordsRequest,
     ListRecordsResponse, LocateKeyRequest, LocateKeyResponse, Node, Partition, Replica, ReplicaRole,
-    SlotRange,
+    SlotRange, SnapshotTransfer,
 };
 use paddock_proto::google::rpc;
 use paddock_proto::v1::key_value_service_server::{KeyValueService, KeyValueServiceServer};
@@ -246,13 +246,19 @@ fn partition(partition_id: u32, record_count: u64) -> Partition {
         record_count,
         ..Default::default()
     };
+    let snapshot =
+        |node: &str| SnapshotTransfer { node_id: node.to_owned(), done_bytes: 300, total_bytes: 400 };
+    let (mut leader, mut follower) =
+        (replica("NODE-A", ReplicaRole::Leader), replica("NODE-B", ReplicaRole::Follower));
+    leader.sending_snapshots.push(snapshot("NODE-B"));
+    follower.receiving_snapshot = Some(snapshot("NODE-A"));
     Partition {
         partition_id,
         slots: vec![SlotRange { first: partition_id * 8_192, last: partition_id * 8_192 + 8_191 }],
         epoch: 3,
         leader_node_id: "NODE-A".to_owned(),
         min_in_sync: 1,
-        replicas: vec![replica("NODE-A", ReplicaRole::Leader), replica("NODE-B", ReplicaRole::Follower)],
+        replicas: vec![leader, follower],
     }
 }
 

@@ -99,7 +99,10 @@ async fn a_follower_that_lost_its_disk_is_rebuilt_under_load_and_has_everything(
     let leader = cluster.leader(0).await;
     let follower = cluster.follower(0).await;
     let mut stream = cluster.leader_stream(0).await;
-    let mut written = fill(&mut stream, "before", 2).await;
+    let mut written = fill(&mut stream, "before", 4).await;
+    // Its retention, what is not in runs yet, and the segments that these begin and end in.
+    let is_bounded = |replica: &Replica| (replica.disk_bytes < 1 << 20).then_some(());
+    says(&cluster, leader, is_bounded).await;
 
     let stop = Arc::new(AtomicBool::new(false));
     let loading = load(cluster.leader_stream(0).await, Arc::clone(&stop));

@@ -9,4 +9,5 @@ mod cluster;
 mod describe;
 mod hostile;
 mod scripts;
+mod snapshots;
 mod walk;
