@@ -24,6 +24,8 @@ test: setup ## Install what is missing, then run every test, a small acceptance 
 	$(CARGO) build --workspace --locked --quiet
 	scripts/acceptance.py --paddock target/debug/paddock
 	scripts/faults.py --paddock target/debug/paddock
+	$(CARGO) build --package paddock-client --example handover_load --locked --quiet
+	scripts/handover.py --paddock target/debug/paddock --transfers 6 --settle-seconds 0.3
 
 .PHONY: verify
 verify: ## Check format, lints, docs and .proto files; changes no source
@@ -73,6 +75,11 @@ chaos: setup ## Kill and freeze a real cluster at random for a while, and judge 
 sim: ## Simulate clusters under faults, one for each seed (SEEDS=2000 FIRST=0; SEED=7: that one again, with its trace)
 	$(CARGO) run --package paddock-sim --profile sim --locked --quiet -- --seeds $(or $(SEEDS),2000) --first $(or $(FIRST),0) \
 		$(if $(SEED),--seed $(SEED)) $(if $(LINES),--lines $(LINES))
+
+.PHONY: handover
+handover: setup build ## Restart every server and hand over under load, and measure the pauses (flags: ARGS="--rounds 3 --transfers 500")
+	$(CARGO) build --package paddock-client --example handover_load --locked --profile $(PROFILE)
+	scripts/handover.py --paddock $(TARGET_DIR)/paddock --load $(TARGET_DIR)/examples/handover_load $(ARGS)
 
 .PHONY: torture
 torture: ## Kill a writing process hundreds of times, and cut its file system's power (ROUNDS=300 CUTS=50 SEED=...; root for the cuts)

@@ -97,7 +97,7 @@ class Chaos:
         self.faults = [
             (5, self.kill_leader), (4, self.kill_any), (5, self.freeze_leader), (4, self.freeze_any),
             (2, self.freeze_zookeeper), (2, self.kill_zookeeper), (2, self.freeze_router), (1, self.kill_router),
-            (1, self.kill_all),
+            (1, self.kill_all), (5, self.transfer),
         ]
 
     def say(self, what):
@@ -183,6 +183,16 @@ class Chaos:
 
     def kill_router(self):
         self.kill(self.cluster.router, self.random.uniform(0, 1))
+
+    def transfer(self):
+        """Has a leader hand over; whether it does is up to what else happens."""
+        number = self.random.randrange(2)
+        self.count["transfer"] += 1
+        try:
+            result = self.cluster.run("--timeout-seconds", "1", "transfer", str(number), check=False, timeout=2)
+            self.say(f"transfer {number}: exit code {result.returncode}")
+        except subprocess.TimeoutExpired:
+            self.say(f"transfer {number}: no answer")
 
     def kill_all(self):
         seconds = self.random.uniform(0, 2)

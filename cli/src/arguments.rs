@@ -63,6 +63,11 @@ impl Connection {
         self.builder().connect().await
     }
 
+    /// How long one request may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds)
+    }
+
     /// The client's settings as the flags have them.
     pub(crate) fn builder(&self) -> paddock_client::Builder {
         Client::builder(&self.endpoint).request_timeout(Duration::from_secs(self.timeout_seconds))
@@ -90,6 +95,10 @@ pub(crate) enum Command {
     Status(Show),
     /// Show every partition with its replicas
     Partitions(Show),
+    /// Hand a partition's leadership over to another replica; no request fails by it
+    Transfer(Transfer),
+    /// Have a node lead nothing, for maintenance; a node that stops does that by itself
+    Drain(Drain),
     /// Load or dump many records
     #[command(subcommand)]
     Batch(BatchCommand),
@@ -323,6 +332,34 @@ pub(crate) struct Locate {
 #[derive(Debug, Args)]
 pub(crate) struct Show {
     /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// Flags of `transfer`.
+#[derive(Debug, Args)]
+pub(crate) struct Transfer {
+    /// The partition's number
+    #[arg(value_name = "PARTITION")]
+    pub(crate) partition: u32,
+    /// The node that is to lead; by default the replica that is best placed
+    #[arg(long, value_name = "NODE")]
+    pub(crate) to: Option<String>,
+    /// How to print the outcome
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// Flags of `drain`.
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// The node's id
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
+    /// It may lead again
+    #[arg(long)]
+    pub(crate) off: bool,
+    /// How to print the outcome
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
 }

@@ -27,6 +27,7 @@ struct Node {
     version: String,
     live: bool,
     boot_count: u64,
+    drained: bool,
 }
 
 #[derive(Serialize)]
@@ -134,10 +135,11 @@ fn print_status(status: &Status) -> anyhow::Result<()> {
     for problem in &status.problems {
         output::print(format_args!("problem: {problem}"))?;
     }
-    let mut table = output::table(["NODE", "GRPC", "LIVE", "STARTS", "VERSION"]);
+    let mut table = output::table(["NODE", "GRPC", "LIVE", "DRAINED", "STARTS", "VERSION"]);
     for node in &status.nodes {
         let starts = node.boot_count.to_string();
-        table.add_row([&node.node_id, &node.grpc_address, yes_no(node.live), &starts, &node.version]);
+        let (live, drained) = (yes_no(node.live), yes_no(node.drained));
+        table.add_row([&node.node_id, &node.grpc_address, live, drained, &starts, &node.version]);
     }
     output::print_table(&table)?;
     let mut table = output::table(["ROUTER", "GRPC", "HTTP"]);
@@ -253,6 +255,7 @@ impl From<messages::Node> for Node {
             version: wire.version,
             live: wire.live,
             boot_count: wire.boot_count,
+            drained: wire.drained,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use paddock_client::{Error, WriteOutcome};
 use paddock_partition::node::NodeError;
 
+use crate::leadership::StillLeads;
 use crate::output::StdoutClosed;
 
 /// The command was interrupted; its message says how to go on.
@@ -56,6 +57,9 @@ fn code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.is::<Interrupted>()) {
         return INTERRUPTED;
     }
+    if error.chain().any(|cause| cause.is::<StillLeads>()) {
+        return UNAVAILABLE;
+    }
     if let Some(code) = error.chain().find_map(storage_code) {
         return code;
     }
@@ -65,7 +69,9 @@ fn code(error: &anyhow::Error) -> u8 {
     match error {
         Error::InvalidEndpoint { .. } => USAGE,
         Error::NotFound { .. } => NOT_FOUND,
-        Error::AlreadyExists { .. } | Error::PreconditionFailed { .. } => PRECONDITION_FAILED,
+        Error::AlreadyExists { .. } | Error::PreconditionFailed { .. } | Error::TransferRefused { .. } => {
+            PRECONDITION_FAILED
+        }
         other if other.write_outcome() == WriteOutcome::Unknown => OUTCOME_UNKNOWN,
         other if other.is_transient() => UNAVAILABLE,
         _ => ERROR,

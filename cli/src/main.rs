@@ -11,6 +11,7 @@ mod cluster;
 mod dump;
 mod exit;
 mod key;
+mod leadership;
 mod load;
 mod output;
 mod record;
@@ -49,6 +50,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Locate(locate) => cluster::locate(&connection.connect().await?, locate).await,
         Command::Status(show) => cluster::status(&connection.connect().await?, show).await,
         Command::Partitions(show) => cluster::partitions(&connection.connect().await?, show).await,
+        Command::Transfer(transfer) => leadership::transfer(&connection.connect().await?, transfer).await,
+        Command::Drain(drain) => {
+            leadership::drain(&connection.connect().await?, drain, connection.timeout()).await
+        }
         Command::Storage(command) => storage::run(command),
         Command::Batch(BatchCommand::Load(load)) => load::run(connection, load).await,
         Command::Batch(BatchCommand::Dump(dump)) => dump::run(&connection.connect().await?, dump).await,

@@ -12,7 +12,7 @@ use crate::types::Record;
 pub mod messages {
     pub use paddock_proto::admin::v1::{
         GetClusterResponse, LocateKeyResponse, Node, Partition, Replica, ReplicaRole, Router, SlotRange,
-        SnapshotTransfer,
+        SnapshotTransfer, TransferLeadershipResponse,
     };
 }
 
@@ -54,6 +54,43 @@ impl Client {
             async move { service.locate_key(request).await }
         })
         .await
+    }
+
+    /// Has a partition's leader hand over to a node, or to the best replica: no request fails by it. Returns when the
+    /// other one leads.
+    ///
+    /// # Errors
+    /// [`Error::TransferRefused`] if the leader keeps the partition, [`Error::InvalidArgument`] if there is no such
+    /// partition or no such replica, [`Error::Unavailable`] if there is no leader.
+    pub async fn transfer_leadership(
+        &self,
+        partition_id: u32,
+        to_node_id: Option<&str>,
+    ) -> Result<messages::TransferLeadershipResponse, Error> {
+        let to_node_id = to_node_id.unwrap_or_default().to_owned();
+        let request = v1::TransferLeadershipRequest { partition_id, to_node_id };
+        self.call(Kind::Write, &request, |request| {
+            let mut service = self.admin.clone();
+            async move { service.transfer_leadership(request).await }
+        })
+        .await
+    }
+
+    /// Says whether a node is to lead nothing. Returns the partitions that it leads now: a drained node hands them over
+    /// in the moments after, as far as others can lead them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if there is no such node, [`Error::Unavailable`] if the coordination service is away.
+    pub async fn set_node_drained(&self, node_id: &str, drained: bool) -> Result<Vec<u32>, Error> {
+        let request = v1::SetNodeDrainedRequest { node_id: node_id.to_owned(), drained };
+        // To say it twice is to say it once.
+        let response = self
+            .call(Kind::Read, &request, |request| {
+                let mut service = self.admin.clone();
+                async move { service.set_node_drained(request).await }
+            })
+            .await?;
+        Ok(response.leading_partition_ids)
     }
 
     /// A page of one partition's records in key order, and whether more follow. The page begins after

@@ -54,6 +54,12 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
+    /// A leader keeps the partition that it was to hand over.
+    #[error("not handed over: {message}")]
+    TransferRefused {
+        /// The server's words.
+        message: String,
+    },
     /// The request can never succeed as it stands: it breaks a rule or a limit, which the message names.
     #[error("{message}")]
     InvalidArgument {
@@ -299,6 +305,7 @@ impl Answer {
                 write_outcome,
                 message: self.message,
             },
+            ("TRANSFER_REFUSED", _) => Error::TransferRefused { message: self.message },
             ("WRONG_NODE", _) => Error::Unavailable { message: self.message, source },
             (_, Code::NotFound) => Error::NotFound { message: self.message },
             (_, Code::AlreadyExists) => Error::AlreadyExists { current_version, message: self.message },

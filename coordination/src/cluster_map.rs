@@ -209,7 +209,12 @@ mod tests {
     }
 
     fn node_record() -> NodeRecord {
-        NodeRecord { grpc_address: "h:1".to_owned(), boot_count: 1, build_version: "0".to_owned() }
+        NodeRecord {
+            grpc_address: "h:1".to_owned(),
+            boot_count: 1,
+            build_version: "0".to_owned(),
+            drained: false,
+        }
     }
 
     fn state(leader: Option<Member>) -> PartitionState {

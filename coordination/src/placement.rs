@@ -225,7 +225,12 @@ mod tests {
     fn cluster(count: u8, partitions: &[&[u8]]) -> ClusterMap {
         let mut map = ClusterMap { connected: true, ..ClusterMap::default() };
         for number in 0..count {
-            let record = NodeRecord { grpc_address: "h:1".into(), boot_count: 1, build_version: "0".into() };
+            let record = NodeRecord {
+                grpc_address: "h:1".into(),
+                boot_count: 1,
+                build_version: "0".into(),
+                drained: false,
+            };
             map.nodes.insert(node(number), record);
             map.live.insert(node(number));
         }

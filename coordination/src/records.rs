@@ -42,6 +42,14 @@ pub struct NodeRecord {
     pub boot_count: u64,
     /// The version of its program.
     pub build_version: String,
+    /// An operator wants it to lead nothing. It does not lead as long as another one can.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drained: bool,
+}
+
+/// For fields that are not written where they say nothing.
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// `routers/<id>`: where a router is to be found.
@@ -214,8 +222,13 @@ mod tests {
             grpc_address: "127.0.0.1:7420".to_owned(),
             boot_count: 3,
             build_version: "0.1.0".to_owned(),
+            drained: false,
         };
         golden(&record, r#"{"grpc_address":"127.0.0.1:7420","boot_count":3,"build_version":"0.1.0"}"#);
+        golden(
+            &NodeRecord { drained: true, ..record },
+            r#"{"grpc_address":"127.0.0.1:7420","boot_count":3,"build_version":"0.1.0","drained":true}"#,
+        );
         let record =
             RouterRecord { grpc_address: "[::1]:7400".to_owned(), http_address: "[::1]:7401".to_owned() };
         golden(&record, r#"{"grpc_address":"[::1]:7400","http_address":"[::1]:7401"}"#);

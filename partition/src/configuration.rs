@@ -233,7 +233,7 @@ mod tests {
         while !events.iter().any(|event| matches!(event, Event::StateWritten { .. })) {
             assert!(std::time::Instant::now() < deadline, "the write waits behind the reads: {events:?}");
             let _ = outlet.receive(Duration::from_millis(100));
-            events.extend(outlet.take_control().0);
+            events.extend(outlet.take_control().events);
         }
         assert_eq!(events.len(), 2, "one read, one write: {events:?}");
     }

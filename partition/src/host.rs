@@ -1,8 +1,11 @@
 //! The replicas of one node: started and stopped as the cluster's map assigns them, and found by those who
 //! bring operations and messages.
 
+mod leaving;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,7 +15,7 @@ use crossbeam_channel::TrySendError;
 use paddock_coordination::bootstrap::{self, PlaceOutcome};
 use paddock_coordination::cluster_map::{ClusterMap, Partition};
 use paddock_coordination::{
-    ClusterId, ClusterRecord, Coordinator, Epoch, Member, NodeId, PartitionId, Version, Watch,
+    ClusterId, ClusterRecord, Coordinator, Epoch, Member, NodeId, PartitionId, PartitionState, Version, Watch,
 };
 use paddock_proto::limits::MESSAGE_BYTES_MAX;
 use paddock_storage::{Options, Readable, Reader};
@@ -118,6 +121,10 @@ struct Hosted {
     /// The state that it was told last: its version, and its nonce, since a state that was deleted and made again
     /// may have an old version.
     told: Mutex<Option<(Version, Ulid)>>,
+    /// That state.
+    state: ArcSwap<PartitionState>,
+    /// The drained nodes that it was told of last.
+    told_drained: Mutex<BTreeSet<NodeId>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -133,9 +140,15 @@ pub struct Host {
     replicas: ArcSwap<BTreeMap<PartitionId, Arc<Hosted>>>,
     metrics: Metrics,
     fatal: mpsc::UnboundedSender<FatalError>,
+    /// The node is drained, as the cluster's map has it.
+    drained: watch::Sender<bool>,
+    /// The node is about to stop, and hands over what it leads.
+    leaving: AtomicBool,
+    /// Streams of operations that are open.
+    exchanges: watch::Sender<usize>,
     draining: CancellationToken,
     stopping: CancellationToken,
-    connected: std::sync::atomic::AtomicBool,
+    connected: AtomicBool,
 }
 
 impl Host {
@@ -171,6 +184,9 @@ impl Host {
             replicas: ArcSwap::default(),
             metrics,
             fatal,
+            drained: watch::Sender::new(false),
+            leaving: AtomicBool::new(false),
+            exchanges: watch::Sender::new(0),
             draining: CancellationToken::new(),
             stopping,
             connected: false.into(),
@@ -228,7 +244,7 @@ impl Host {
     /// True while the coordination service can be reached.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.connected.load(std::sync::atomic::Ordering::Relaxed)
+        self.connected.load(Ordering::Relaxed)
     }
 
     /// What each replica says of itself.
@@ -357,7 +373,7 @@ impl Host {
     /// its partition's state. False if that must be tried again although nothing changes.
     async fn adopt(&self, map: &ClusterMap) -> bool {
         let is_ours = self.is_ours(map);
-        self.connected.store(map.connected && is_ours, std::sync::atomic::Ordering::Relaxed);
+        self.connected.store(map.connected && is_ours, Ordering::Relaxed);
         if !is_ours {
             return true;
         }
@@ -375,6 +391,7 @@ impl Host {
             unassigned.remove(&partition);
             self.assign(partition, found).await;
         }
+        self.tell_drained(map);
         // A map that was not read, or lacks a record, takes nothing away.
         unassigned.retain(|partition| map.partitions.contains_key(partition));
         for partition in unassigned {
@@ -419,7 +436,7 @@ impl Host {
                 self.remove(partition).await;
                 return Box::pin(self.assign(partition, found)).await;
             }
-            None => match self.start(partition, found.state.partition_uuid).await {
+            None => match self.start(partition, &found.state).await {
                 Ok(hosted) => hosted,
                 Err(error) => {
                     let _ = self.fatal.send(error);
@@ -431,12 +448,14 @@ impl Host {
         let identity = Some((found.version, found.state.nonce));
         if *told != identity {
             *told = identity;
+            hosted.state.store(Arc::new(found.state.clone()));
             let state = ObservedState { version: found.version, state: found.state.clone() };
             hosted.inbox.control(Event::StateObserved { state });
         }
     }
 
-    async fn start(&self, partition: PartitionId, uuid: Ulid) -> Result<Arc<Hosted>, FatalError> {
+    async fn start(&self, partition: PartitionId, state: &PartitionState) -> Result<Arc<Hosted>, FatalError> {
+        let uuid = state.partition_uuid;
         let identity = Identity {
             partition,
             partition_uuid: uuid,
@@ -489,6 +508,8 @@ impl Host {
             tasks,
             status: owner.status.clone(),
             told: Mutex::new(None),
+            state: ArcSwap::from_pointee(state.clone()),
+            told_drained: Mutex::default(),
             thread: Mutex::new(None),
         });
         let fatal = self.fatal.clone();

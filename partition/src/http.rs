@@ -36,8 +36,14 @@ async fn readiness(State(host): State<HostCell>) -> impl IntoResponse {
                 format!("partition {}: {}", status.partition, status.problem.clone().unwrap_or_default())
             })
             .collect();
-        let draining = host.draining().is_cancelled();
-        checks.push(("serving", if draining { Err("the node is stopping".to_owned()) } else { Ok(()) }));
+        let serving = if host.draining().is_cancelled() {
+            Err("the node is stopping".to_owned())
+        } else if host.is_leaving() {
+            Err("the node is draining: it hands over what it leads, and stops then".to_owned())
+        } else {
+            Ok(())
+        };
+        checks.push(("serving", serving));
         let trusted = if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) };
         checks.push(("replicas", trusted));
     }

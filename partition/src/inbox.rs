@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use crate::operation::{Operation, Permit};
 use crate::replica::{Event, Message};
+use crate::transfer::{TransferError, TransferRequest};
 
 /// The most deliveries that wait in an inbox. Each carries a batch; the bytes of operations, and those of messages,
 /// are bounded by a budget each.
@@ -39,9 +40,13 @@ pub enum Delivery {
 
 /// Events of the coordination service, and whether to stop.
 #[derive(Debug, Default)]
-struct Control {
-    events: VecDeque<Event>,
-    stop: bool,
+pub struct Control {
+    /// The events, in order.
+    pub events: VecDeque<Event>,
+    /// The hand-over that was asked for last.
+    pub transfer: Option<TransferRequest>,
+    /// Whether to stop.
+    pub stop: bool,
 }
 
 /// The sending side.
@@ -91,7 +96,19 @@ impl Inbox {
             {
                 control.events.pop_back();
             }
+            if matches!(event, Event::NodesDrained { .. }) {
+                control.events.retain(|waiting| !matches!(waiting, Event::NodesDrained { .. }));
+            }
             control.events.push_back(event);
+        }
+        self.wake();
+    }
+
+    /// Asks for a hand-over. One that waits already is told that it is not done.
+    pub fn transfer(&self, request: TransferRequest) {
+        let former = self.control.lock().transfer.replace(request);
+        if let Some(former) = former {
+            let _ = former.reply.send(Err(TransferError::Busy));
         }
         self.wake();
     }
@@ -127,11 +144,12 @@ impl Outlet {
         self.control.lock().stop
     }
 
-    /// Takes the events of the coordination service, and whether to stop.
+    /// Takes what the control slot holds. Whether to stop stays in it.
     #[must_use]
-    pub fn take_control(&self) -> (VecDeque<Event>, bool) {
+    pub fn take_control(&self) -> Control {
         let mut control = self.control.lock();
-        (std::mem::take(&mut control.events), control.stop)
+        let stop = control.stop;
+        std::mem::replace(&mut *control, Control { stop, ..Control::default() })
     }
 }
 

@@ -61,4 +61,5 @@ pub mod server;
 pub mod service;
 pub mod snapshot;
 pub mod status;
+pub mod transfer;
 pub mod waiting;

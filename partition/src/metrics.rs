@@ -1,7 +1,7 @@
 //! Counters of a partition server, in Prometheus' text format at `/metrics`. Never a key as a label.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use paddock_storage::LogEntries;
 use parking_lot::Mutex;
@@ -44,6 +44,8 @@ pub struct Metrics {
     entries: Family<PartitionLabel, Counter>,
     bytes: Family<PartitionLabel, Counter>,
     elections: Family<PartitionLabel, Counter>,
+    transfers: Family<PartitionLabel, Histogram>,
+    transfers_failed: Family<PartitionLabel, Counter>,
     syncs: Family<PartitionLabel, Histogram>,
     leading: Family<PartitionLabel, Gauge>,
     committed: Family<PartitionLabel, Gauge>,
@@ -67,6 +69,8 @@ impl Default for Metrics {
             entries: Family::default(),
             bytes: Family::default(),
             elections: Family::default(),
+            transfers: Family::new_with_constructor(seconds),
+            transfers_failed: Family::default(),
             syncs: Family::new_with_constructor(seconds),
             leading: Family::default(),
             committed: Family::default(),
@@ -99,6 +103,14 @@ impl Metrics {
             self.bytes.clone(),
         );
         registry.register("elections", "Times that this replica became leader", self.elections.clone());
+        registry.register_with_unit(
+            "transfer",
+            "Time of one hand-over of leadership, in which writes wait",
+            Unit::Seconds,
+            self.transfers.clone(),
+        );
+        let failed = "Hand-overs that did not come about";
+        registry.register("transfers_failed", failed, self.transfers_failed.clone());
         registry.register_with_unit("log_sync", "Time of one fsync", Unit::Seconds, self.syncs.clone());
         registry.register("leading", "1 if this replica leads", self.leading.clone());
         registry.register("committed_sequence", "Last committed entry", self.committed.clone());
@@ -154,6 +166,8 @@ impl Metrics {
             entries: self.entries.get_or_create(&label).clone(),
             bytes: self.bytes.get_or_create(&label).clone(),
             elections: self.elections.get_or_create(&label).clone(),
+            transfers: self.transfers.get_or_create(&label).clone(),
+            transfers_failed: self.transfers_failed.get_or_create(&label).clone(),
             syncs: self.syncs.get_or_create(&label).clone(),
             replayed: self.replayed.get_or_create(&label).clone(),
             refused_ids: self.refused_ids.get_or_create(&label).clone(),
@@ -198,6 +212,8 @@ pub struct ReplicaMetrics {
     entries: Counter,
     bytes: Counter,
     elections: Counter,
+    transfers: Histogram,
+    transfers_failed: Counter,
     syncs: Histogram,
     replayed: Counter,
     refused_ids: Counter,
@@ -224,6 +240,16 @@ impl ReplicaMetrics {
     /// A write was refused for its request id.
     pub fn refused_id(&self) {
         self.refused_ids.inc();
+    }
+
+    /// The replica handed its leadership over, in this time.
+    pub fn transferred(&self, took: Duration) {
+        self.transfers.observe(took.as_secs_f64());
+    }
+
+    /// A hand-over did not come about.
+    pub fn transfer_failed(&self) {
+        self.transfers_failed.inc();
     }
 
     /// Times one fsync.

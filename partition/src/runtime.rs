@@ -13,14 +13,15 @@
 //!       -> reads under the lease -> replies
 //! ```
 //!
-//! Writes that may not go into the log yet keep their place: while the replica is about to lead, and while the
-//! store's compaction is behind. Both end, and the budget of operations under way bounds what waits.
+//! Writes that may not go into the log yet keep their place: while the replica is about to lead, while it hands over, and
+//! while the store's compaction is behind. All of these end, and the budget of operations under way bounds what waits.
 //!
 //! A store that fails to write or to sync ends the process, through [`Host`](crate::host::Host): nothing
 //! that follows could be trusted, and an fsync is never tried twice. A full disk is no such failure. What can be
 //! refused is refused beforehand; what the protocol itself has to write (an epoch, a cut) waits until there is room,
 //! and meanwhile this replica is silent, as if its disk had stalled: the others go on without it.
 
+mod handover;
 mod reads;
 mod room;
 mod snapshots;
@@ -48,6 +49,7 @@ use crate::replica::{Effect, Event, Message, Refusal, Replica, RoleName};
 use crate::retries::{self, Retries};
 use crate::snapshot::Courier;
 use crate::status::StatusCell;
+use crate::transfer::Transfer;
 use crate::waiting::{Waiting, WaitingRead};
 
 /// The most deliveries of one round.
@@ -119,6 +121,7 @@ pub struct Round {
     more_reads: bool,
     disk_full_noticed: Option<Timestamp>,
     congestion_noticed: Option<Timestamp>,
+    transfer: Option<Transfer>,
     expired_at: Timestamp,
 }
 
@@ -150,9 +153,12 @@ impl OwnerLoop {
     /// The store's: as for [`OwnerLoop::run`].
     pub fn run_round(&mut self, first: Option<Delivery>) -> Result<bool, paddock_storage::Error> {
         self.store.hold_log(self.replica.log_needed());
-        let (events, stop) = self.outlet.take_control();
-        for event in events {
+        let control = self.outlet.take_control();
+        for event in control.events {
             self.step(event)?;
+        }
+        if let Some(request) = control.transfer {
+            self.begin_transfer(request)?;
         }
         self.drain(first)?;
         if self.clock.now() >= self.replica.next_deadline() {
@@ -169,7 +175,7 @@ impl OwnerLoop {
         self.serve_reads();
         self.expire();
         self.flush();
-        Ok(!stop)
+        Ok(!control.stop)
     }
 
     /// Once nobody has written for a while, the store notes that its log is durable: so that later damage to its last
@@ -323,12 +329,14 @@ impl OwnerLoop {
                     self.replica.leader(),
                     &mut self.round.replies,
                 );
+                self.transferred();
             }
             Effect::SendSnapshot { to } => return self.send_snapshot(to),
             Effect::DropSnapshot { to } => self.courier.forget(to),
             Effect::FetchSnapshot { from, epoch, last } => self.courier.fetch(from, epoch, last),
             Effect::InstallSnapshot { last } => self.install_snapshot(last)?,
             Effect::DiscardSnapshot => self.courier.discard(),
+            Effect::TransferFailed { why, nobody_stays } => self.transfer_failed(why, nobody_stays),
             Effect::Quarantined { reason } => {
                 error!(partition = %self.partition, %reason, "this replica takes no part any more");
             }

@@ -158,6 +158,7 @@ impl PartitionServer {
         let controller =
             Controller::new(Arc::clone(&coordinator), host.cluster(), host.node(), config.replace_after);
         tokio::spawn(controller.run(tree, host.stopping()));
+        tokio::spawn(Arc::clone(&host).stay_drained());
         info!(node = %host.node(), %grpc_address, cluster = %config.cluster_name, "serving");
         Ok(PartitionServer { host, grpc_address, http_address, fatal, servers, following, live })
     }
@@ -196,10 +197,23 @@ impl PartitionServer {
         self.host.answers_waiting().get()
     }
 
-    /// Stops gracefully: no more operations, those under way are finished (bounded), files are synced and
-    /// closed.
+    /// Stops gracefully, and nobody who uses the cluster notices: hands over what it leads, has its other leaders go on
+    /// without it, and leaves the list of live nodes; then, as [`PartitionServer::stop_without_handover`]. Each step is
+    /// bounded in time.
     pub async fn stop(self) {
+        self.host.leave().await;
+        self.close().await;
+    }
+
+    /// Stops without handing anything over, for when everybody stops: no more operations, those under way are
+    /// finished (bounded), files are synced and closed.
+    pub async fn stop_without_handover(self) {
+        self.close().await;
+    }
+
+    async fn close(self) {
         drop(self.live);
+        self.host.routers_have_left().await;
         self.host.drain().await;
         // It ends by itself, now that the host is stopping; if it panicked, it has said so.
         let _ = self.following.await;
@@ -263,20 +277,21 @@ async fn register_node(
         let written = match coordinator.get(&path).await {
             Err(error) => Err(error),
             Ok(found) => {
-                let value = match record.take() {
-                    Some(value) => value,
-                    None => {
-                        // A record that cannot be read says nothing, and is written over.
-                        let seen =
-                            found.as_ref().and_then(|found| records::decode::<NodeRecord>(&found.value).ok());
-                        records::encode(&NodeRecord {
-                            boot_count: directory.count_start(seen.map_or(0, |seen| seen.boot_count))?,
-                            grpc_address: address.to_owned(),
-                            build_version: env!("CARGO_PKG_VERSION").to_owned(),
-                        })
-                    }
+                // A record that cannot be read says nothing, and is written over.
+                let seen = found.as_ref().and_then(|found| records::decode::<NodeRecord>(&found.value).ok());
+                let mut next = match record.take() {
+                    Some(next) => next,
+                    None => NodeRecord {
+                        boot_count: directory.count_start(seen.as_ref().map_or(0, |seen| seen.boot_count))?,
+                        grpc_address: address.to_owned(),
+                        build_version: env!("CARGO_PKG_VERSION").to_owned(),
+                        drained: false,
+                    },
                 };
-                record = Some(value.clone());
+                // That is the operator's word, and outlasts a restart.
+                next.drained = seen.is_some_and(|seen| seen.drained);
+                let value = records::encode(&next);
+                record = Some(next);
                 match found {
                     Some(found) if found.value == value => return Ok(()),
                     Some(found) => coordinator.compare_and_set(&path, value, found.version).await,

@@ -1,15 +1,16 @@
-//! `paddock.admin.v1.AdminService`: the cluster as this router sees it. It only reads.
+//! `paddock.admin.v1.AdminService`: the cluster as this router sees it, and who is to lead.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use paddock_coordination::slots::{Slot, hashed_part};
-use paddock_coordination::{NodeId, PartitionId, PartitionState};
+use paddock_coordination::{Coordinator, NodeId, PartitionId, PartitionState};
 use paddock_proto::admin::v1::admin_service_server::AdminService;
 use paddock_proto::admin::v1::{
     self as admin, GetClusterRequest, GetClusterResponse, ListPartitionsRequest, ListPartitionsResponse,
     ListRecordsRequest, ListRecordsResponse, LocateKeyRequest, LocateKeyResponse, Partition, Replica,
+    SetNodeDrainedRequest, SetNodeDrainedResponse, TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use paddock_proto::limits::KEY_BYTES_MAX;
 use paddock_proto::v1::{ErrorReason, ReadRangeOperation, operation, outcome};
@@ -22,7 +23,7 @@ use crate::map::View;
 use crate::memory::{Memory, holding};
 use crate::metrics::Metrics;
 use crate::route::{Job, Place, Routes, Server};
-use crate::{deadline, problems, request};
+use crate::{deadline, leadership, problems, request};
 
 /// Records of a page that names no size.
 const PAGE_SIZE_DEFAULT: u32 = 500;
@@ -36,6 +37,7 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     memory: Arc<Memory>,
     cluster_name: String,
+    coordinator: Arc<dyn Coordinator>,
 }
 
 /// What the live nodes say of their replicas.
@@ -49,8 +51,9 @@ impl Admin {
         metrics: Arc<Metrics>,
         memory: Arc<Memory>,
         cluster_name: String,
+        coordinator: Arc<dyn Coordinator>,
     ) -> Self {
-        Admin { routes, metrics, memory, cluster_name }
+        Admin { routes, metrics, memory, cluster_name, coordinator }
     }
 
     async fn do_get_cluster(&self) -> GetClusterResponse {
@@ -66,6 +69,7 @@ impl Admin {
             version: record.build_version.clone(),
             live: map.live.contains(id),
             boot_count: record.boot_count,
+            drained: record.drained,
         });
         let routers = map.routers.iter().map(|(id, record)| admin::Router {
             router_id: id.to_string(),
@@ -196,6 +200,29 @@ impl AdminService for Admin {
         request: Request<ListRecordsRequest>,
     ) -> Result<Response<ListRecordsResponse>, Status> {
         self.metrics.observe("ListRecords", self.do_list_records(request)).await
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<TransferLeadershipRequest>,
+    ) -> Result<Response<TransferLeadershipResponse>, Status> {
+        let transfer = async {
+            let ended = leadership::transfer(self.routes.views(), request.into_inner()).await?;
+            Ok(Response::new(ended))
+        };
+        self.metrics.observe("TransferLeadership", transfer).await
+    }
+
+    async fn set_node_drained(
+        &self,
+        request: Request<SetNodeDrainedRequest>,
+    ) -> Result<Response<SetNodeDrainedResponse>, Status> {
+        let set = async {
+            let views = self.routes.views();
+            let set = leadership::set_drained(views, &*self.coordinator, request.into_inner());
+            Ok(Response::new(set.await?))
+        };
+        self.metrics.observe("SetNodeDrained", set).await
     }
 }
 

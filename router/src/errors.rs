@@ -152,7 +152,9 @@ impl Failure {
             ErrorReason::RequestIdExpired | ErrorReason::RequestIdAhead => Code::OutOfRange,
             ErrorReason::KeyNotFound => Code::NotFound,
             ErrorReason::KeyExists => Code::AlreadyExists,
-            ErrorReason::PreconditionFailed | ErrorReason::WrongNode => Code::FailedPrecondition,
+            ErrorReason::PreconditionFailed | ErrorReason::WrongNode | ErrorReason::TransferRefused => {
+                Code::FailedPrecondition
+            }
             ErrorReason::NotLeader | ErrorReason::PartitionUnavailable => Code::Unavailable,
             ErrorReason::LeaderChangedUnknownOutcome | ErrorReason::ConnectionLostUnknownOutcome => {
                 Code::Unknown

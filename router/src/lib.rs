@@ -40,6 +40,7 @@ pub mod bell;
 pub mod deadline;
 pub mod errors;
 pub mod http;
+mod leadership;
 pub mod link;
 pub mod map;
 pub mod memory;

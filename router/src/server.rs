@@ -114,7 +114,8 @@ impl Router {
         let metrics = Metrics::new();
         let routes = Arc::new(Routes::new(Arc::clone(&views), Arc::clone(&metrics)));
         let (stopping, stop) = watch::channel(false);
-        let (health, grpc) = serve_grpc(grpc_listener, &config, &routes, &metrics, stop.clone()).await?;
+        let (health, grpc) =
+            serve_grpc(grpc_listener, &config, &routes, &metrics, &coordinator, stop.clone()).await?;
         let mut servers = vec![grpc];
         if let Some((listener, _)) = http {
             servers.push(serve_http(listener, Arc::clone(&views), metrics, stop));
@@ -244,11 +245,13 @@ async fn serve_grpc(
     config: &RouterConfig,
     routes: &Arc<Routes>,
     metrics: &Arc<Metrics>,
+    coordinator: &Arc<dyn Coordinator>,
     stop: watch::Receiver<bool>,
 ) -> Result<(HealthReporter, JoinHandle<()>), StartError> {
     let memory = Arc::new(Memory::new());
     let key_value = KeyValue::new(Arc::clone(routes), Arc::clone(metrics), Arc::clone(&memory));
-    let admin = Admin::new(Arc::clone(routes), Arc::clone(metrics), memory, config.cluster_name.clone());
+    let (routes, metrics, coordinator) = (Arc::clone(routes), Arc::clone(metrics), Arc::clone(coordinator));
+    let admin = Admin::new(routes, metrics, memory, config.cluster_name.clone(), coordinator);
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in [WHOLE_SERVER, KEY_VALUE_SERVICE] {
         health.set_service_status(service, ServingStatus::NotServing).await;

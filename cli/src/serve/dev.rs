@@ -127,10 +127,11 @@ impl Cluster {
         Ok(Cluster { router, nodes: Nodes { first, second } })
     }
 
-    /// The router first, so that what it has accepted still finds its leaders.
+    /// The router first, so that what it has accepted still finds its leaders. Then both nodes: there is nobody to hand
+    /// over to.
     async fn stop(self) {
         self.router.stop().await;
-        tokio::join!(self.nodes.first.stop(), self.nodes.second.stop());
+        tokio::join!(self.nodes.first.stop_without_handover(), self.nodes.second.stop_without_handover());
     }
 }
 

@@ -4,7 +4,7 @@
 // Each test file uses its own part of this, and a test that cannot go on fails.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
@@ -15,7 +15,8 @@ use paddock_proto::admin::v1::admin_service_server::{AdminService, AdminServiceS
 use paddock_proto::admin::v1::{
     GetClusterRequest, GetClusterResponse, ListPartitionsRequest, ListPartitionsResponse, ListRecordsRequest,
     ListRecordsResponse, LocateKeyRequest, LocateKeyResponse, Node, Partition, Replica, ReplicaRole,
-    SlotRange, SnapshotTransfer,
+    SetNodeDrainedRequest, SetNodeDrainedResponse, SlotRange, SnapshotTransfer, TransferLeadershipRequest,
+    TransferLeadershipResponse,
 };
 use paddock_proto::google::rpc;
 use paddock_proto::v1::key_value_service_server::{KeyValueService, KeyValueServiceServer};
@@ -57,6 +58,8 @@ pub struct State {
     pub fault: Fault,
     pub batches: u64,
     pub items: u64,
+    /// The nodes that are to lead nothing. NODE-S leads partition 0 all the same, once it is one of them.
+    pub drained: BTreeSet<String>,
     /// How often each key was written.
     pub writes: HashMap<Vec<u8>, u64>,
 }
@@ -347,7 +350,12 @@ impl AdminService for Fake {
             version: "1.2.3".to_owned(),
             healthy: false,
             problems: vec!["node NODE-B is not live".to_owned()],
-            nodes: vec![Node { node_id: "NODE-A".to_owned(), live: true, ..Default::default() }],
+            nodes: vec![Node {
+                node_id: "NODE-A".to_owned(),
+                live: true,
+                drained: self.state.lock().unwrap().drained.contains("NODE-A"),
+                ..Default::default()
+            }],
             routers: Vec::new(),
             partition_count: 2,
             coordination_connected: true,
@@ -358,11 +366,69 @@ impl AdminService for Fake {
         &self,
         _: Request<ListPartitionsRequest>,
     ) -> Result<Response<ListPartitionsResponse>, Status> {
-        let count = self.state.lock().unwrap().records.len() as u64;
+        let state = self.state.lock().unwrap();
+        let count = state.records.len() as u64;
         // Out of order: the command must not rely on it.
-        Ok(Response::new(ListPartitionsResponse {
-            partitions: vec![partition(1, count), partition(0, count)],
-        }))
+        let mut partitions = vec![partition(1, count), partition(0, count)];
+        for partition in &mut partitions {
+            if state.drained.contains("NODE-A") {
+                partition.leader_node_id = "NODE-B".to_owned();
+            }
+            if state.drained.contains("NODE-S") && partition.partition_id == 0 {
+                partition.leader_node_id = "NODE-S".to_owned();
+            }
+        }
+        Ok(Response::new(ListPartitionsResponse { partitions }))
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<TransferLeadershipRequest>,
+    ) -> Result<Response<TransferLeadershipResponse>, Status> {
+        let TransferLeadershipRequest { partition_id, to_node_id } = request.into_inner();
+        let response = |leader: &str, epoch, duration_us| TransferLeadershipResponse {
+            from_node_id: "NODE-A".to_owned(),
+            leader_node_id: leader.to_owned(),
+            epoch,
+            duration_us,
+        };
+        match (partition_id, to_node_id.as_str()) {
+            (0, "" | "NODE-B") => Ok(Response::new(response("NODE-B", 4, 12_345))),
+            (0, "NODE-A") => Ok(Response::new(response("NODE-A", 3, 0))),
+            (1, _) => Err(failure(
+                Code::FailedPrecondition,
+                "TRANSFER_REFUSED",
+                "partition 1: node NODE-B is not in sync",
+                &[("write_outcome", "not_applied".to_owned())],
+            )),
+            (_, node) => {
+                let message = format!("there is no partition {partition_id}, or no node {node}");
+                Err(failure(Code::InvalidArgument, "INVALID_REQUEST", &message, &[]))
+            }
+        }
+    }
+
+    async fn set_node_drained(
+        &self,
+        request: Request<SetNodeDrainedRequest>,
+    ) -> Result<Response<SetNodeDrainedResponse>, Status> {
+        let SetNodeDrainedRequest { node_id, drained } = request.into_inner();
+        let led: &[u32] = match node_id.as_str() {
+            "NODE-A" => &[0, 1],
+            "NODE-B" => &[],
+            "NODE-S" => &[0],
+            _ => {
+                let message = format!("there is no node {node_id}");
+                return Err(failure(Code::InvalidArgument, "INVALID_REQUEST", &message, &[]));
+            }
+        };
+        let mut state = self.state.lock().unwrap();
+        if drained {
+            state.drained.insert(node_id)
+        } else {
+            state.drained.remove(&node_id)
+        };
+        Ok(Response::new(SetNodeDrainedResponse { leading_partition_ids: led.to_vec() }))
     }
 
     async fn locate_key(

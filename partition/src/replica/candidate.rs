@@ -19,9 +19,18 @@ pub(super) struct Candidate {
     _private: (),
 }
 
+/// What becomes of the leader before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Former {
+    /// It is silent.
+    IsSuspected,
+    /// It has asked for this election.
+    StaysInSync,
+}
+
 impl Candidate {
     /// Asks for the next epoch.
-    pub(super) fn stand(core: &mut Core) -> Role {
+    pub(super) fn stand(core: &mut Core, former: Former) -> Role {
         let me = core.config.member;
         let (true, Some(state)) = (core.configuration.may_propose(core.now), core.configuration.latest())
         else {
@@ -29,7 +38,7 @@ impl Candidate {
         };
         assert!(state.may_lead(me), "only a replica that holds every commit stands");
         assert!(state.epoch == core.epoch(), "a candidate has seen no later epoch than the state's");
-        let proposal = elected(state, me);
+        let proposal = elected(state, me, former);
         core.configuration.propose(proposal, &mut core.effects);
         Role::Candidate(Candidate { _private: () })
     }
@@ -48,13 +57,15 @@ impl Candidate {
     }
 }
 
-/// The state in which a member is elected: the leader before it, which is suspected dead, leaves the in-sync
-/// set. It stays eligible only if nothing can be committed without it.
-fn elected(state: &PartitionState, me: Member) -> PartitionState {
+/// The state in which a member is elected. A leader before it that is suspected dead leaves the in-sync set, and stays
+/// eligible only if nothing can be committed without it. One that hands over lives, and holds all that it committed.
+fn elected(state: &PartitionState, me: Member, former: Former) -> PartitionState {
     let mut next = state.clone();
     next.epoch = state.epoch.next();
     next.leader = Some(me);
-    next.in_sync.retain(|member| Some(*member) != state.leader || *member == me);
+    if former == Former::IsSuspected {
+        next.in_sync.retain(|member| Some(*member) != state.leader || *member == me);
+    }
     if !next.in_sync.contains(&me) {
         next.in_sync.push(me);
     }

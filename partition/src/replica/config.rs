@@ -13,6 +13,8 @@ pub const GRANT_PERCENT: u64 = 90;
 pub const STAGGER_MS: u64 = 30;
 /// A probe, or a window of entries, that stays unanswered for so many heartbeats is sent again.
 pub const RESEND_HEARTBEATS: u64 = 2;
+/// A leader that hands over releases its target so often; then it goes on itself.
+pub const RELEASES_MAX: u32 = 3;
 /// A read of the partition's state that stays unanswered for so many heartbeats is asked again, and a
 /// configuration change that certainly was not written is not tried sooner.
 pub const COORDINATION_RETRY_HEARTBEATS: u64 = 2;

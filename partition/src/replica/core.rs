@@ -1,5 +1,7 @@
 //! [`Core`]: what every role of a replica shares.
 
+use std::collections::BTreeSet;
+
 use paddock_coordination::{Epoch, NodeId, PartitionState};
 use paddock_storage::{LogEntries, Position, Sequence};
 
@@ -26,10 +28,16 @@ pub(super) struct Core {
     applied: Sequence,
     /// No candidacy before this: promised to a leader.
     promise_until: Timestamp,
+    /// When the newest heartbeat of this epoch was sent that was granted, on the leader's clock.
+    granted: Option<Timestamp>,
     /// No candidacy before this: a new leader has the time to make itself heard.
     patience_until: Timestamp,
     pub(super) configuration: Configuration,
     pub(super) stopping: bool,
+    /// The process is about to stop.
+    pub(super) leaving: bool,
+    /// The nodes that are to lead nothing.
+    pub(super) drained: BTreeSet<NodeId>,
     /// What the step asks of the runtime.
     pub(super) effects: Vec<Effect>,
 }
@@ -63,8 +71,11 @@ impl Core {
             apply_asked: applied,
             applied,
             promise_until: now,
+            granted: None,
             patience_until: now,
             stopping: false,
+            leaving: false,
+            drained: BTreeSet::new(),
             effects: Vec::new(),
         };
         (core, problem)
@@ -99,6 +110,7 @@ impl Core {
     pub(super) fn adopt(&mut self, epoch: Epoch) {
         assert!(epoch > self.epoch, "only a higher epoch is taken over");
         self.epoch = epoch;
+        self.granted = None;
         self.effects.push(Effect::PersistEpoch(epoch));
         self.be_patient();
     }
@@ -108,16 +120,40 @@ impl Core {
         self.patience_until = self.now.plus_ms(self.config.lease_ms());
     }
 
-    /// Promises not to become a candidate for a lease.
-    pub(super) fn promise(&mut self) {
+    /// Promises not to become a candidate for a lease, in answer to a heartbeat that was sent then.
+    pub(super) fn promise(&mut self, sent_at: Timestamp) {
+        self.granted = self.granted.max(Some(sent_at));
         self.promise_until = self.promise_until.max(self.now.plus_ms(self.config.lease_ms()));
     }
 
     /// When this replica may stand for election, as far as it can tell now: none while it may not at all.
     pub(super) fn stand_at(&self) -> Option<Timestamp> {
+        let state = self.standing_in()?;
+        let node = self.config.member.node;
+        let place = state.replicas.iter().position(|other| *other == node)?;
+        // Where another one can lead, it has stood by then.
+        let drained_ms = if self.drained.contains(&node) { self.config.lease_ms() } else { 0 };
+        let stagger_ms = STAGGER_MS.saturating_mul(place as u64).saturating_add(drained_ms);
+        let earliest = self.promise_until.max(self.patience_until).max(self.past_promises_until());
+        Some(earliest.plus_ms(stagger_ms).max(self.configuration.retry_at()))
+    }
+
+    /// Whether this replica may stand right now, its leader having released it when the leader's clock showed that. A
+    /// release is passed over once a later heartbeat was granted: the leader relies on that grant. What was promised in a
+    /// former life of the process nobody remembers, so a release does not shorten the wait for it.
+    pub(super) fn may_follow_release(&self, sent_at: Timestamp) -> bool {
+        self.standing_in().is_some()
+            && self.granted <= Some(sent_at)
+            && self.now >= self.past_promises_until()
+            && self.now >= self.configuration.retry_at()
+    }
+
+    /// The state in which this replica could be elected; none if it could not.
+    fn standing_in(&self) -> Option<&PartitionState> {
         let state = self.configuration.latest()?;
         let me = self.config.member;
         if self.stopping
+            || self.leaving
             || state.epoch != self.epoch
             // There is none after the last: a record that somebody broke.
             || state.epoch.next() <= state.epoch
@@ -126,15 +162,14 @@ impl Core {
         {
             return None;
         }
-        let place = state.replicas.iter().position(|node| *node == me.node)?;
-        // Before the first leader nobody can have promised anything in an earlier life.
-        let boot_wait_ms = if state.epoch == Epoch(0) { 0 } else { self.config.lease_ms() };
-        let earliest = self
-            .promise_until
-            .max(self.patience_until)
-            .max(self.booted_at.plus_ms(boot_wait_ms))
-            .plus_ms(STAGGER_MS.saturating_mul(place as u64));
-        Some(earliest.max(self.configuration.retry_at()))
+        state.replicas.contains(&me.node).then_some(state)
+    }
+
+    /// When promises of a former life of this process are over, which nobody remembers. Before the first leader
+    /// nobody can have promised anything.
+    fn past_promises_until(&self) -> Timestamp {
+        let boot_wait_ms = if self.epoch == Epoch(0) { 0 } else { self.config.lease_ms() };
+        self.booted_at.plus_ms(boot_wait_ms)
     }
 
     /// Appends entries to the log.

@@ -103,6 +103,13 @@ pub enum Effect {
         /// The epoch that it led.
         epoch: Epoch,
     },
+    /// The hand-over that was asked for last did not come about: this replica leads on, if it did before.
+    TransferFailed {
+        /// Why.
+        why: String,
+        /// True if no other replica was heard of lately that is not about to stop.
+        nobody_stays: bool,
+    },
     /// This replica takes no further part, until an operator has looked at it.
     Quarantined {
         /// Why.

@@ -1,10 +1,13 @@
 //! [`Event`]: everything that can happen to a replica.
 
+use std::collections::BTreeSet;
+
 use paddock_coordination::{Epoch, Member, NodeId, PartitionState, Version};
 use paddock_storage::{Position, Rows, Sequence};
 
 use super::config::DurableState;
 use super::message::Message;
+use super::timestamp::Timestamp;
 
 /// Something that happened. The runtime steps the replica with each, one at a time.
 #[derive(Clone, Debug)]
@@ -78,6 +81,23 @@ pub enum Event {
         /// What its log says, every byte of it verified; `None` if it could not be had.
         state: Option<DurableState>,
     },
+    /// Hand leadership over, by plan: so that no write and no read fails. Ends in
+    /// [`LostLeadership`](super::Effect::LostLeadership) or in [`TransferFailed`](super::Effect::TransferFailed).
+    TransferLeadership {
+        /// To which node; to the best one if that is left open.
+        to: Option<NodeId>,
+        /// By then the target is told to stand, or the leader goes on. On this replica's clock.
+        deadline: Timestamp,
+    },
+    /// Which nodes are drained, as the cluster's map has it: they are handed nothing, and stand only where nobody else
+    /// does.
+    NodesDrained {
+        /// The nodes: all of them, each time.
+        nodes: BTreeSet<NodeId>,
+    },
+    /// The process is about to stop: no more candidacies, and the leader is told to go on without this replica. It may
+    /// still lead until it has handed over.
+    Leave,
     /// A graceful stop has begun: no more proposals, and no more candidacies.
     Stop,
 }

@@ -17,11 +17,11 @@ use paddock_coordination::{Epoch, Member};
 use paddock_storage::{LogEntries, Position, Sequence};
 
 use super::Role;
-use super::candidate::Candidate;
+use super::candidate::{Candidate, Former};
 use super::config::DurableState;
 use super::core::Core;
 use super::effect::Effect;
-use super::message::Message;
+use super::message::{Message, Readiness};
 use super::quarantined::Quarantined;
 use super::timestamp::Timestamp;
 
@@ -75,6 +75,11 @@ impl Follower {
             Message::Heartbeat { sent_at, commit, .. } if self.is_leader(from) => {
                 self.heartbeat(core, from, sent_at, commit);
             }
+            Message::Release { sent_at, .. }
+                if self.is_leader(from) && self.installing.is_none() && core.may_follow_release(sent_at) =>
+            {
+                return Candidate::stand(core, Former::StaysInSync);
+            }
             Message::Append { previous, entries, commit, .. } if self.is_leader(from) => {
                 return self.append(core, from, previous, entries, commit);
             }
@@ -100,7 +105,7 @@ impl Follower {
         match core.stand_at() {
             // It counts after all, and so lacks nothing.
             Some(_) if self.installing.take().is_some() => Role::Follower(self),
-            Some(stand_at) if core.now >= stand_at => Candidate::stand(core),
+            Some(stand_at) if core.now >= stand_at => Candidate::stand(core, Former::IsSuspected),
             _ => Role::Follower(self),
         }
     }
@@ -112,8 +117,15 @@ impl Follower {
     }
 
     fn heartbeat(&mut self, core: &mut Core, from: Member, sent_at: Timestamp, commit: Sequence) {
-        core.promise();
-        core.send(from.node, Message::Grant { epoch: core.epoch(), sent_at });
+        core.promise(sent_at);
+        let readiness = if core.leaving {
+            Readiness::Leaving
+        } else if self.installing.is_none() && core.may_follow_release(sent_at) {
+            Readiness::CanTakeOver
+        } else {
+            Readiness::NotNow
+        };
+        core.send(from.node, Message::Grant { epoch: core.epoch(), sent_at, readiness });
         core.learn_commit(commit.min(self.matched));
         if self.matched == Sequence(0) && commit > Sequence(0) && self.installing.is_none() {
             // Restarted in the middle of a reign: the leader may have nothing to send, and would never ask.

@@ -9,17 +9,20 @@
 //! Reads need no log entry: as long as every other member that could be elected has promised not to stand,
 //! nobody else can have committed anything. The promise is measured from when the heartbeat was *sent*.
 
+mod handover;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use paddock_coordination::{Epoch, Member, NodeId, PartitionState};
 use paddock_storage::{LogEntries, Position, Rows, RowsBuilder, Sequence};
 
+use self::handover::Handover;
 use super::Role;
 use super::configuration::{Configuration, min_in_sync, settle_eligible};
 use super::core::Core;
 use super::effect::Effect;
 use super::follower::Follower;
-use super::message::Message;
+use super::message::{Message, Readiness};
 use super::progress::Progress;
 use super::quarantined::Quarantined;
 use super::status::{FollowerStatus, Refusal};
@@ -39,6 +42,9 @@ pub(super) struct Leader {
     commit_at_heartbeat: Sequence,
     followers: BTreeMap<NodeId, Progress>,
     joining: Option<Joining>,
+    handover: Option<Handover>,
+    /// When this reign last released somebody: a grant counts only if it answers a heartbeat that was sent later.
+    released_at: Option<Timestamp>,
 }
 
 /// A follower that is about to be proposed for the in-sync set. Commits wait for it already, so that it can draw
@@ -71,6 +77,8 @@ impl Leader {
             commit_at_heartbeat: core.commit(),
             followers: BTreeMap::new(),
             joining: None,
+            handover: None,
+            released_at: None,
         };
         for node in peers(core) {
             leader.followers.insert(node, Progress::new(core.now, epoch_start));
@@ -101,11 +109,18 @@ impl Leader {
         let Some(progress) = self.followers.get_mut(&from.node) else { return Role::Leader(self) };
         progress.identify(now, from, last);
         match message {
-            Message::Grant { sent_at, .. } if *sent_at <= now => progress.grant(now, *sent_at),
+            Message::Grant { sent_at, readiness, .. } if *sent_at <= now => {
+                progress.grant(now, *sent_at, *readiness);
+                self.target_granted(core, from, *sent_at);
+                if *readiness == Readiness::Leaving {
+                    self.reconfigure(core);
+                }
+            }
             Message::Ack { sequence, .. } if *sequence <= last => {
                 progress.acknowledge(now, *sequence, last);
                 self.advance_commit(core);
                 self.reconfigure(core);
+                self.advance_handover(core);
             }
             Message::Mismatch { hint, .. } => progress.mismatch(core.history.floor(*hint).sequence),
             _ => {}
@@ -117,6 +132,7 @@ impl Leader {
     /// The local log has become durable further.
     pub(super) fn durable(&mut self, core: &mut Core) {
         self.advance_commit(core);
+        self.advance_handover(core);
     }
 
     /// A read of the log for a follower is done.
@@ -183,6 +199,7 @@ impl Leader {
         for node in peers(core) {
             self.drive(core, node);
         }
+        self.advance_handover(core);
     }
 
     /// The configuration of this epoch has changed, or a change of it was settled.
@@ -213,6 +230,7 @@ impl Leader {
             }
             self.advance_commit(core);
             self.reconfigure(core);
+            self.advance_handover(core);
             return Role::Leader(self);
         };
         core.effects.push(Effect::LostLeadership { epoch });
@@ -223,7 +241,10 @@ impl Leader {
 
     /// When a tick is due.
     pub(super) fn deadline(&self) -> Timestamp {
-        self.heartbeat_due
+        self.handover
+            .as_ref()
+            .and_then(Handover::due)
+            .map_or(self.heartbeat_due, |due| due.min(self.heartbeat_due))
     }
 
     /// Whether a write may be proposed.
@@ -237,7 +258,11 @@ impl Leader {
                 why: format!("{is} of the replicas in sync, {min} are needed to commit"),
             });
         }
-        if core.configuration.may_commit() && self.is_ready(core) { Ok(()) } else { Err(Refusal::NotReady) }
+        if core.configuration.may_commit() && self.is_ready(core) && self.handover.is_none() {
+            Ok(())
+        } else {
+            Err(Refusal::NotReady)
+        }
     }
 
     /// Whether what is applied now is all that anybody can have committed.
@@ -278,7 +303,12 @@ impl Leader {
     fn is_granted(&self, core: &Core, member: Member, now: Timestamp) -> bool {
         self.followers
             .get(&member.node)
-            .is_some_and(|progress| progress.is_granted_by(member, now, &core.config))
+            .is_some_and(|progress| progress.is_granted_by(member, now, self.released_at, &core.config))
+    }
+
+    /// What a member said of itself last.
+    fn readiness(&self, member: Member) -> Readiness {
+        self.followers.get(&member.node).map_or(Readiness::NotNow, |progress| progress.readiness(member))
     }
 
     fn append(&mut self, core: &mut Core, rows: Rows, log_time_ms: u64) {
@@ -357,7 +387,10 @@ impl Leader {
             core.configuration.propose(next, &mut core.effects);
             return;
         }
-        self.choose_joining(core);
+        // One more to wait for would hold a hand-over up.
+        if self.handover.is_none() {
+            self.choose_joining(core);
+        }
         if let Some(joining) = &self.joining
             && self.acknowledged_by(core, joining.member) >= core.commit().max(self.epoch_start)
             && let Some(state) = core.configuration.latest()
@@ -371,7 +404,8 @@ impl Leader {
         }
     }
 
-    /// The state without the members that were silent for a lease, or are no longer in the replica list.
+    /// The state without the members that were silent for a lease, or are no longer in the replica list; and without
+    /// those that are about to stop, if enough are left to commit.
     fn shrunk(&self, core: &Core, state: &PartitionState) -> Option<PartitionState> {
         let me = core.config.member;
         let is_lost = |member: &Member| {
@@ -382,7 +416,13 @@ impl Leader {
                         .get(&member.node)
                         .is_none_or(|follower| follower.is_silent(*member, core.now, &core.config)))
         };
-        let left: Vec<Member> = state.in_sync.iter().filter(|member| is_lost(member)).copied().collect();
+        let mut left: Vec<Member> = state.in_sync.iter().filter(|member| is_lost(member)).copied().collect();
+        for member in &state.in_sync {
+            let is_leaving = self.readiness(*member) == Readiness::Leaving && !left.contains(member);
+            if is_leaving && state.in_sync.len() - left.len() > min_in_sync(state) {
+                left.push(*member);
+            }
+        }
         if left.is_empty() {
             return None;
         }
@@ -409,6 +449,7 @@ impl Leader {
             let may_join = is_outside
                 && state.replicas.contains(node)
                 && progress.acknowledged_by(member) >= floor
+                && progress.readiness(member) != Readiness::Leaving
                 && !progress.is_silent(member, core.now, &core.config);
             may_join.then_some(member)
         };

@@ -5,6 +5,18 @@ use paddock_storage::{LogEntries, Position, Sequence};
 
 use super::timestamp::Timestamp;
 
+/// What a follower says of itself as it grants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Readiness {
+    /// It could not stand for election now.
+    #[default]
+    NotNow,
+    /// It would stand at once if it were released.
+    CanTakeOver,
+    /// Its process is about to stop: the leader is to go on without it.
+    Leaving,
+}
+
 /// A message. Each may be lost, doubled or reordered without harm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -23,6 +35,8 @@ pub enum Message {
         epoch: Epoch,
         /// From the heartbeat.
         sent_at: Timestamp,
+        /// What the follower could do for a leader that wants to hand over.
+        readiness: Readiness,
     },
     /// Leader to follower: entries.
     Append {
@@ -56,6 +70,15 @@ pub enum Message {
         /// The last entry of the copy's log.
         last: Position,
     },
+    /// Leader to follower: the leader serves nothing any more, and the follower is to stand at once, whatever it has
+    /// promised.
+    Release {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The leader's clock when it sent this. It counts no grant for a heartbeat that it sent no later; a follower
+        /// that has granted a later one passes the release over.
+        sent_at: Timestamp,
+    },
     /// To a leader whose epoch is over.
     Stale {
         /// The epoch that the sender knows.
@@ -74,13 +97,20 @@ impl Message {
             | Message::Ack { epoch, .. }
             | Message::Mismatch { epoch, .. }
             | Message::Snapshot { epoch, .. }
+            | Message::Release { epoch, .. }
             | Message::Stale { epoch } => *epoch,
         }
     }
 
     /// Whether only a leader says this, and of its own epoch.
     pub(super) fn is_leaders(&self) -> bool {
-        matches!(self, Message::Heartbeat { .. } | Message::Append { .. } | Message::Snapshot { .. })
+        matches!(
+            self,
+            Message::Heartbeat { .. }
+                | Message::Append { .. }
+                | Message::Snapshot { .. }
+                | Message::Release { .. }
+        )
     }
 
     /// What the message weighs in a queue, in bytes.

@@ -12,7 +12,7 @@
 //! * A [`candidate`] has asked for the next epoch and keeps silent until it knows the answer.
 //! * A [`quarantined`] replica has seen what cannot be, and takes no further part.
 //!
-//! What it does not do yet: hand leadership over in an orderly way, or move replicas.
+//! What it does not do yet: move replicas.
 
 mod candidate;
 pub mod config;
@@ -35,7 +35,7 @@ use paddock_storage::{Position, Sequence};
 pub use config::{DurableState, ReplicaConfig};
 pub use effect::Effect;
 pub use event::{Event, ObservedState, WriteOutcome};
-pub use message::Message;
+pub use message::{Message, Readiness};
 pub use status::{FollowerStatus, Refusal, ReplicaStatus, RoleName};
 pub use timestamp::Timestamp;
 
@@ -268,7 +268,7 @@ impl Role {
             Event::Durable { through } => self.durable(core, through),
             Event::Applied { through } => {
                 core.note_applied(through);
-                self
+                self.led(|leader| leader.advance_handover(core))
             }
             Event::Received { from, message } => self.receive(core, from, message),
             Event::StateObserved { state } => self.observe(core, state),
@@ -276,36 +276,49 @@ impl Role {
                 let settled = core.configuration.written(core.now, outcome, &core.config, &mut core.effects);
                 self.settled(core, settled)
             }
-            Event::LogSent { to, through } => match self {
-                Role::Leader(mut leader) => {
-                    leader.log_sent(core, to, through);
-                    Role::Leader(leader)
-                }
-                other => other,
-            },
-            Event::LogReleased { to } => match self {
-                Role::Leader(mut leader) => {
-                    leader.log_released(core, to);
-                    Role::Leader(leader)
-                }
-                other => other,
-            },
-            Event::SnapshotReady { to, epoch, last } => match self {
-                Role::Leader(mut leader) if epoch == core.epoch() => {
-                    leader.snapshot_ready(core, to, last);
-                    Role::Leader(leader)
-                }
-                other => other,
-            },
+            Event::LogSent { to, through } => self.led(|leader| leader.log_sent(core, to, through)),
+            Event::LogReleased { to } => self.led(|leader| leader.log_released(core, to)),
+            Event::SnapshotReady { to, epoch, last } if epoch == core.epoch() => {
+                self.led(|leader| leader.snapshot_ready(core, to, last))
+            }
+            Event::SnapshotReady { .. } => self,
             Event::SnapshotFetched { last, state } => match self {
                 Role::Follower(follower) => follower.fetched(core, last, state),
                 other => other,
             },
+            Event::TransferLeadership { to, deadline } => self.transfer(core, to, deadline),
+            Event::NodesDrained { nodes } => {
+                core.drained = nodes;
+                self
+            }
+            Event::Leave => {
+                core.leaving = true;
+                self
+            }
             Event::Stop => {
                 core.stopping = true;
                 self
             }
         }
+    }
+
+    /// Does what only a leader does.
+    fn led(mut self, act: impl FnOnce(&mut Leader)) -> Role {
+        if let Role::Leader(leader) = &mut self {
+            act(leader);
+        }
+        self
+    }
+
+    fn transfer(mut self, core: &mut Core, to: Option<NodeId>, deadline: Timestamp) -> Role {
+        match &mut self {
+            Role::Leader(leader) => leader.transfer(core, to, deadline),
+            _ => {
+                let why = "this replica does not lead".to_owned();
+                core.effects.push(Effect::TransferFailed { why, nobody_stays: false });
+            }
+        }
+        self
     }
 
     fn tick(self, core: &mut Core) -> Role {

@@ -6,6 +6,7 @@ use paddock_coordination::Member;
 use paddock_storage::{Position, Sequence};
 
 use super::config::{LOG_READ_BYTES_MAX, ReplicaConfig, WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX};
+use super::message::Readiness;
 use super::timestamp::Timestamp;
 
 /// One follower in one reign.
@@ -18,6 +19,8 @@ pub(super) struct Progress {
     acknowledged: Sequence,
     /// When the heartbeat was sent that the member's last grant answers, on the leader's own clock.
     granted: Option<Timestamp>,
+    /// What the member said of itself with its last grant.
+    readiness: Readiness,
     /// When the last grant came.
     heard_at: Timestamp,
     /// Since when there are entries that the member has not acknowledged, without any progress.
@@ -112,6 +115,7 @@ impl Progress {
             member_since: now,
             acknowledged: Sequence(0),
             granted: None,
+            readiness: Readiness::NotNow,
             heard_at: now,
             stalled_since: None,
             next,
@@ -149,9 +153,17 @@ impl Progress {
         if self.member == Some(member) { self.acknowledged } else { Sequence(0) }
     }
 
-    /// Whether a grant of this very member still counts.
-    pub(super) fn is_granted_by(&self, member: Member, now: Timestamp, config: &ReplicaConfig) -> bool {
+    /// Whether a grant of this very member still counts. One for a heartbeat that was sent before the leader last
+    /// released somebody, or at that moment, does not.
+    pub(super) fn is_granted_by(
+        &self,
+        member: Member,
+        now: Timestamp,
+        released_at: Option<Timestamp>,
+        config: &ReplicaConfig,
+    ) -> bool {
         self.member == Some(member)
+            && self.granted > released_at
             && self.granted.is_some_and(|sent_at| now.since(sent_at) < config.grant_ms())
     }
 
@@ -164,8 +176,16 @@ impl Progress {
         now.since(silent_since) >= config.lease_ms()
     }
 
+    /// What a member said of itself with its last grant.
+    pub(super) fn readiness(&self, member: Member) -> Readiness {
+        if self.member == Some(member) { self.readiness } else { Readiness::NotNow }
+    }
+
     /// The member granted a heartbeat.
-    pub(super) fn grant(&mut self, now: Timestamp, sent_at: Timestamp) {
+    pub(super) fn grant(&mut self, now: Timestamp, sent_at: Timestamp, readiness: Readiness) {
+        if self.granted <= Some(sent_at) {
+            self.readiness = readiness;
+        }
         self.granted = self.granted.max(Some(sent_at));
         self.heard_at = now;
     }

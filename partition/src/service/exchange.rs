@@ -60,6 +60,7 @@ impl ExchangeService for Exchange {
 /// Hands over a stream's operations until it ends. The answers' side ends when the last operation that is
 /// still under way has been answered, and with this task.
 async fn receive(host: Arc<Host>, mut requests: Streaming<wire::ExchangeRequest>, sender: ReplySender) {
+    let _open = host.exchange_opened();
     let draining = host.draining();
     loop {
         let message = tokio::select! {

@@ -12,7 +12,7 @@ use tracing::debug;
 use ulid::Ulid;
 
 use crate::host::Host;
-use crate::replica::{Message, Timestamp};
+use crate::replica::{Message, Readiness, Timestamp};
 use crate::service::{handshake, snapshot};
 
 /// The service.
@@ -92,8 +92,14 @@ pub fn to_envelope(message: Message) -> (Epoch, WireMessage) {
         Message::Heartbeat { epoch, sent_at, commit } => {
             (epoch, WireMessage::Heartbeat(wire::Heartbeat { sent_at_ms: sent_at.0, commit: commit.0 }))
         }
-        Message::Grant { epoch, sent_at } => {
-            (epoch, WireMessage::Grant(wire::Grant { sent_at_ms: sent_at.0 }))
+        Message::Grant { epoch, sent_at, readiness } => {
+            let readiness = match readiness {
+                Readiness::NotNow => wire::Readiness::Unspecified,
+                Readiness::CanTakeOver => wire::Readiness::CanTakeOver,
+                Readiness::Leaving => wire::Readiness::Leaving,
+            };
+            let grant = wire::Grant { sent_at_ms: sent_at.0, readiness: readiness.into() };
+            (epoch, WireMessage::Grant(grant))
         }
         Message::Append { epoch, previous, entries, commit } => {
             let append = wire::Append {
@@ -110,6 +116,9 @@ pub fn to_envelope(message: Message) -> (Epoch, WireMessage) {
         Message::Snapshot { epoch, last } => {
             (epoch, WireMessage::Snapshot(wire::Snapshot { last: Some(position_to_wire(last)) }))
         }
+        Message::Release { epoch, sent_at } => {
+            (epoch, WireMessage::Release(wire::Release { sent_at_ms: sent_at.0 }))
+        }
         Message::Stale { epoch } => (epoch, WireMessage::Stale(wire::Stale {})),
     }
 }
@@ -122,7 +131,15 @@ fn from_envelope(epoch: Epoch, message: Option<WireMessage>) -> Result<Message, 
             sent_at: Timestamp(heartbeat.sent_at_ms),
             commit: Sequence(heartbeat.commit),
         },
-        WireMessage::Grant(grant) => Message::Grant { epoch, sent_at: Timestamp(grant.sent_at_ms) },
+        WireMessage::Grant(grant) => Message::Grant {
+            epoch,
+            sent_at: Timestamp(grant.sent_at_ms),
+            readiness: match grant.readiness() {
+                wire::Readiness::Unspecified => Readiness::NotNow,
+                wire::Readiness::CanTakeOver => Readiness::CanTakeOver,
+                wire::Readiness::Leaving => Readiness::Leaving,
+            },
+        },
         WireMessage::Append(append) => Message::Append {
             epoch,
             previous: position_from_wire(append.previous),
@@ -136,6 +153,7 @@ fn from_envelope(epoch: Epoch, message: Option<WireMessage>) -> Result<Message, 
         WireMessage::Snapshot(snapshot) => {
             Message::Snapshot { epoch, last: position_from_wire(snapshot.last) }
         }
+        WireMessage::Release(release) => Message::Release { epoch, sent_at: Timestamp(release.sent_at_ms) },
         WireMessage::Stale(wire::Stale {}) => Message::Stale { epoch },
     })
 }

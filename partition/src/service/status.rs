@@ -1,7 +1,8 @@
-//! `paddock.admin.v1.NodeService`: what this node says of its replicas.
+//! `paddock.admin.v1.NodeService`: what this node says of its replicas, and how it is told to hand one over.
 
 use std::sync::Arc;
 
+use paddock_coordination::{NodeId, PartitionId};
 use paddock_proto::admin::v1 as wire;
 use paddock_proto::admin::v1::node_service_server::NodeService;
 use tonic::{Request, Response, Status};
@@ -9,6 +10,7 @@ use tonic::{Request, Response, Status};
 use crate::host::Host;
 use crate::replica::RoleName;
 use crate::status::ReplicaStatus;
+use crate::transfer::TransferError;
 
 /// The service.
 #[derive(Clone)]
@@ -26,6 +28,39 @@ impl NodeService for NodeStatus {
         let node_id = self.host.node().to_string();
         let replicas = self.host.statuses().iter().map(|status| replica(&node_id, status)).collect();
         Ok(Response::new(wire::GetNodeStatusResponse { node_id, replicas }))
+    }
+
+    async fn transfer_node_leadership(
+        &self,
+        request: Request<wire::TransferNodeLeadershipRequest>,
+    ) -> Result<Response<wire::TransferNodeLeadershipResponse>, Status> {
+        let wire::TransferNodeLeadershipRequest { node_id, partition_id, to_node_id } = request.into_inner();
+        let mine = self.host.node().to_string();
+        if node_id != mine {
+            return Err(Status::failed_precondition(format!("WRONG_NODE: this is {mine}, not {node_id}")));
+        }
+        let to = match to_node_id.as_str() {
+            "" => None,
+            text => Some(
+                text.parse::<NodeId>()
+                    .map_err(|error| Status::invalid_argument(format!("to_node_id: {error}")))?,
+            ),
+        };
+        let ended = self.host.transfer(PartitionId(partition_id), to).await.map_err(refused)?;
+        Ok(Response::new(wire::TransferNodeLeadershipResponse {
+            leader_node_id: ended.leader.map(|leader| leader.to_string()).unwrap_or_default(),
+            epoch: ended.epoch.0,
+            duration_us: u64::try_from(ended.took.as_micros()).unwrap_or(u64::MAX),
+        }))
+    }
+}
+
+fn refused(error: TransferError) -> Status {
+    let text = error.to_string();
+    match error {
+        TransferError::Refused { .. } | TransferError::Busy => Status::failed_precondition(text),
+        TransferError::NotLeader { .. } | TransferError::Stopped => Status::unavailable(text),
+        TransferError::TimedOut => Status::deadline_exceeded(text),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod catch_up;
 mod gate;
+mod handover;
 mod placement;
 mod retries;
 mod support;

@@ -1,6 +1,7 @@
 //! A cluster of partition servers in one process, and a bare Exchange stream to speak to them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +10,15 @@ use bytes::Bytes;
 use paddock_coordination::bootstrap::NewCluster;
 use paddock_coordination::cluster_map::ClusterMap;
 use paddock_coordination::embedded::Embedded;
-use paddock_coordination::{ClusterId, Coordinator, NodeId, PartitionId, ReplicaTarget, paths, records};
+use paddock_coordination::{
+    ClusterId, Coordinator, NodeId, NodeRecord, PartitionId, PartitionState, ReplicaTarget, paths, records,
+};
 use paddock_partition::server::{PartitionServer, ServerConfig, StartError};
 use paddock_partition::snapshot::CatchUpOptions;
 use paddock_proto::admin::v1::node_service_client::NodeServiceClient;
-use paddock_proto::admin::v1::{GetNodeStatusRequest, Replica};
+use paddock_proto::admin::v1::{
+    GetNodeStatusRequest, Replica, TransferNodeLeadershipRequest, TransferNodeLeadershipResponse,
+};
 use paddock_proto::metadata;
 use paddock_proto::request_id::RequestId;
 use paddock_proto::v1::exchange_service_client::ExchangeServiceClient;
@@ -24,12 +29,14 @@ use paddock_proto::v1::{
 };
 use paddock_storage::Options;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 /// How long anything may take before the test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A short lease, so that failures are noticed soon.
 const LEASE_MS: u64 = 300;
 
@@ -100,7 +107,7 @@ fn config(
         replace_node: None,
         grpc_address: "127.0.0.1:0".parse().expect("an address"),
         advertise_address: None,
-        http_address: None,
+        http_address: Some("127.0.0.1:0".parse().expect("an address")),
         cluster_name: "test".into(),
         new_cluster: shape.clone(),
         storage,
@@ -130,6 +137,12 @@ impl Cluster {
         let shape =
             NewCluster { partitions, replication_factor: nodes, initial_nodes: nodes, lease_ms: LEASE_MS };
         Cluster::launch_all(nodes, shape, storage, None, catch_up).await
+    }
+
+    /// The same, with a lease of one's own.
+    pub async fn start_leasing(nodes: u32, partitions: u32, lease_ms: u64) -> Cluster {
+        let shape = NewCluster { partitions, replication_factor: nodes, initial_nodes: nodes, lease_ms };
+        Cluster::launch_all(nodes, shape, Options::new(), None, CatchUpOptions::default()).await
     }
 
     /// So many nodes, two of which have a replica of the one partition; a node that is away for so long loses it to another.
@@ -361,6 +374,88 @@ impl Cluster {
         self.nodes[&node].server.grpc_address().to_string()
     }
 
+    /// What a node's `/readyz` says: the status line's code, and the body.
+    pub async fn ready(address: SocketAddr) -> std::io::Result<(u16, String)> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        Ok((code, body.to_owned()))
+    }
+
+    /// Where a node listens for HTTP.
+    pub fn http_address(&self, node: NodeId) -> SocketAddr {
+        self.nodes[&node].server.http_address().expect("it listens")
+    }
+
+    /// Takes a node out, to be stopped by the test itself.
+    pub fn take(&mut self, node: NodeId) -> PartitionServer {
+        self.nodes.remove(&node).expect("a running node").server
+    }
+
+    /// What the coordination service knows, when it fulfils a condition.
+    pub async fn state(&self, partition: u32, what: &str, condition: impl Fn(&PartitionState) -> bool) {
+        self.until(what, |map| condition(&map.partitions.get(&PartitionId(partition))?.state).then_some(()))
+            .await;
+    }
+
+    /// Has a node hand its partition over.
+    pub async fn transfer(
+        &self,
+        node: NodeId,
+        partition_id: u32,
+        to: Option<NodeId>,
+    ) -> Result<TransferNodeLeadershipResponse, Status> {
+        let endpoint = format!("http://{}", self.address(node));
+        let mut client = NodeServiceClient::connect(endpoint).await.expect("the node answers");
+        let to_node_id = to.map(|to| to.to_string()).unwrap_or_default();
+        let request = TransferNodeLeadershipRequest { node_id: node.to_string(), partition_id, to_node_id };
+        client.transfer_node_leadership(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// Has a node hand its partition over, as soon as another one says that it can take over.
+    pub async fn transfer_when_possible(
+        &self,
+        node: NodeId,
+        partition_id: u32,
+        to: Option<NodeId>,
+    ) -> NodeId {
+        let wait = async {
+            loop {
+                match self.transfer(node, partition_id, to).await {
+                    Ok(done) => return done.leader_node_id.parse().expect("a leader that is known"),
+                    Err(status) => assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status}"),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("it is handed over")
+    }
+
+    /// Waits until a leader refuses to hand partition 0 over in these words; until it is ready it has others.
+    pub async fn refused(&self, node: NodeId, to: Option<NodeId>, words: &str) {
+        let wait = async {
+            loop {
+                let status = self.transfer(node, 0, to).await.expect_err("it is refused");
+                if status.message().contains(words) {
+                    return;
+                }
+                assert!(status.message().contains("not ready"), "{status}");
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("it is refused in these words");
+    }
+
+    /// Drains a node, or ends that.
+    pub async fn set_drained(&self, node: NodeId, drained: bool) {
+        let path = paths::node(node);
+        let found = self.observer.get(&path).await.expect("answers").expect("a record");
+        let record: NodeRecord = records::decode(&found.value).expect("a record");
+        let record = records::encode(&NodeRecord { drained, ..record });
+        self.observer.compare_and_set(&path, record, found.version).await.expect("nobody else writes");
+    }
+
     /// A stream to a node.
     pub async fn stream(&self, node: NodeId) -> Stream {
         Stream::open(&self.address(node), self.id(), node).await.expect("the stream opens")
@@ -385,6 +480,13 @@ impl Cluster {
     pub async fn stop_node(&mut self, node: NodeId) -> Parked {
         let running = self.nodes.remove(&node).expect("a running node");
         running.server.stop().await;
+        Parked { data: running.data, shape: self.shape.clone() }
+    }
+
+    /// Stops a node that hands nothing over, nor waits for anybody to whom it could.
+    pub async fn stop_node_without_handover(&mut self, node: NodeId) -> Parked {
+        let running = self.nodes.remove(&node).expect("a running node");
+        running.server.stop_without_handover().await;
         Parked { data: running.data, shape: self.shape.clone() }
     }
 

@@ -392,7 +392,7 @@ impl Cluster {
                 self.checker.installed(&self.nodes[index], &self.states.last().unwrap().state);
             }
             Effect::LostLeadership { .. } => node.snapshots.clear(),
-            Effect::Quarantined { .. } => {}
+            Effect::TransferFailed { .. } | Effect::Quarantined { .. } => {}
         }
     }
 

@@ -1,7 +1,7 @@
 //! Effects, messages and states in the scripts' words.
 
 use paddock_coordination::{Member, NodeId, PartitionState};
-use paddock_partition::replica::{Effect, Message, Refusal};
+use paddock_partition::replica::{Effect, Message, Readiness, Refusal};
 use paddock_storage::{LogEntries, Position};
 
 use crate::cluster::{Envelope, statements};
@@ -54,6 +54,9 @@ pub(crate) fn message(message: &Message) -> String {
     let epoch = message.epoch();
     let body = match message {
         Message::Heartbeat { sent_at, commit, .. } => format!("heartbeat at {} commit {commit}", sent_at.0),
+        Message::Grant { sent_at, readiness: Readiness::Leaving, .. } => {
+            format!("grant for {}, leaving", sent_at.0)
+        }
         Message::Grant { sent_at, .. } => format!("grant for {}", sent_at.0),
         Message::Append { previous, entries, commit, .. } if entries.is_empty() => {
             format!("probe {} commit {commit}", position(*previous))
@@ -65,6 +68,7 @@ pub(crate) fn message(message: &Message) -> String {
         Message::Ack { sequence, .. } => format!("ack {sequence}"),
         Message::Mismatch { hint, .. } => format!("mismatch hint {}", position(*hint)),
         Message::Snapshot { last, .. } => format!("snapshot through {}", position(*last)),
+        Message::Release { sent_at, .. } => format!("release at {}", sent_at.0),
         Message::Stale { .. } => "stale".to_owned(),
     };
     format!("[{epoch}] {body}")
@@ -101,6 +105,10 @@ pub(crate) fn effect(name: char, effect: &Effect) -> String {
         Effect::ReadState => "read the state".to_owned(),
         Effect::BecameLeader { epoch } => format!("LEADS epoch {epoch}"),
         Effect::LostLeadership { epoch } => format!("LOST epoch {epoch}"),
+        Effect::TransferFailed { why, nobody_stays } => {
+            let rest = if *nobody_stays { ", and nobody else stays" } else { "" };
+            format!("NOT HANDED OVER: {}{rest}", text(why))
+        }
         Effect::Quarantined { reason } => format!("QUARANTINED: {}", text(reason)),
     };
     format!("{name}: {what}")

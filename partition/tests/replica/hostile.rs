@@ -2,7 +2,7 @@
 //! peers are trusted, but it must not end its process: no assertion of the core, and no overflow, is in its reach.
 
 use paddock_coordination::{Epoch, Generation, Member, NodeId};
-use paddock_partition::replica::{Event, Message, RoleName, Timestamp};
+use paddock_partition::replica::{Event, Message, Readiness, RoleName, Timestamp};
 use paddock_storage::{LogEntries, Position, Sequence};
 use ulid::Ulid;
 
@@ -54,13 +54,17 @@ fn message(chance: &mut Chance, cluster: &Cluster, index: usize) -> Option<Messa
         which => known[which],
     };
     let sent_at = Timestamp(number(chance, cluster.nodes[index].clock(cluster.now).0));
-    Some(match chance.below(9) {
+    Some(match chance.below(10) {
         0 => Message::Heartbeat { epoch, sent_at, commit: sequence },
-        1 => Message::Grant { epoch, sent_at },
+        1 => {
+            let all = [Readiness::NotNow, Readiness::CanTakeOver, Readiness::Leaving];
+            Message::Grant { epoch, sent_at, readiness: all[chance.index(3)] }
+        }
         2 => Message::Ack { epoch, sequence },
         3 => Message::Mismatch { epoch, hint: position },
         4 => Message::Stale { epoch },
         5 => Message::Snapshot { epoch, last: position },
+        6 => Message::Release { epoch, sent_at },
         _ => {
             let entries = entries(chance, epoch.0, position);
             Message::Append { epoch, previous: position, entries, commit: sequence }

@@ -6,8 +6,11 @@
 //! tick MS                             time passes; what is sent waits in the queue
 //! run MS                              time passes, messages arrive at once; tells only what changes roles
 //! queue | deliver | drop | duplicate  with [from=A] [to=B] [kind=append]; deliver [last=true] takes the newest
+//! transfer A [to=B] [within=MS]       A hands over, by default to the best and within a lease
+//! drained A B                         these nodes, and no others, are drained
 //! propose A x y | read A | status [A] | log A | state
 //! crash A [kept=N] | restart A | wipe A | stop A
+//! leave A                             A's process is about to stop
 //! isolate A | join A                  cuts a node's network, mends it
 //! slow A | sync A | apply A | fast A  holds back syncing and applying
 //! release A N                         the first N entries leave the log of A
@@ -20,6 +23,7 @@
 //! expect quarantine | expect nothing  what the checker should not object to
 //! ```
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -56,6 +60,7 @@ impl Filter {
             Message::Ack { .. } => "ack",
             Message::Mismatch { .. } => "mismatch",
             Message::Snapshot { .. } => "snapshot",
+            Message::Release { .. } => "release",
             Message::Stale { .. } => "stale",
         };
         self.from.is_none_or(|from| describe::node(envelope.from.node) == from)
@@ -77,7 +82,7 @@ impl Runner for Script {
         let is_terse = command.name == "run";
         let mut output = run(cluster, command, &words)?;
         for line in &cluster.trace {
-            let tells = ["LEADS", "LOST", "QUARANTINED", "INSTALL", "state "];
+            let tells = ["LEADS", "LOST", "NOT HANDED", "QUARANTINED", "INSTALL", "state "];
             if !is_terse || tells.iter().any(|word| line.contains(word)) && !line.contains("read the state") {
                 writeln!(output, "{line}")?;
             }
@@ -135,15 +140,36 @@ fn run(cluster: &mut Cluster, command: &Command, words: &[&str]) -> Output {
             cluster.settle_watches();
         }
         "edit" => edit(cluster, command)?,
+        "drained" => drained(cluster, words),
         "expect" => cluster.checker.quarantine_is_expected = first == "quarantine",
         name => {
             let node = if matches!(name, "coordination" | "watch") { words.get(1) } else { words.first() };
             let node = node.and_then(|word| word.chars().next()).ok_or("which node?")?;
             let index = cluster.nodes.iter().position(|one| one.name == node).ok_or("no such node")?;
+            if name == "transfer" {
+                return transfer(cluster, index, value(command, "to"), number("within")?);
+            }
             return on_node(cluster, index, name, words, number("kept")?);
         }
     }
     Ok(String::new())
+}
+
+fn transfer(cluster: &mut Cluster, index: usize, to: Option<&str>, within_ms: Option<u64>) -> Output {
+    let to = to.and_then(|word| word.chars().next());
+    let to = to.and_then(|name| cluster.nodes.iter().find(|node| node.name == name)).map(|node| node.id());
+    let deadline = cluster.nodes[index].clock(cluster.now).plus_ms(within_ms.unwrap_or(cluster.lease_ms));
+    cluster.step(index, Event::TransferLeadership { to, deadline });
+    Ok(String::new())
+}
+
+fn drained(cluster: &mut Cluster, words: &[&str]) {
+    let is_drained = |name: char| words.iter().any(|word| word.starts_with(name));
+    let nodes: BTreeSet<_> =
+        cluster.nodes.iter().filter(|node| is_drained(node.name)).map(|node| node.id()).collect();
+    for index in 0..cluster.nodes.len() {
+        cluster.step(index, Event::NodesDrained { nodes: nodes.clone() });
+    }
 }
 
 fn on_node(cluster: &mut Cluster, index: usize, name: &str, words: &[&str], kept: Option<u64>) -> Output {
@@ -181,6 +207,7 @@ fn on_node(cluster: &mut Cluster, index: usize, name: &str, words: &[&str], kept
                 return Err("it fetches nothing".into());
             }
         }
+        "leave" => cluster.step(index, Event::Leave),
         "isolate" => cluster.nodes[index].is_isolated = true,
         "join" => cluster.nodes[index].is_isolated = false,
         "slow" => cluster.nodes[index].is_slow = true,

@@ -6,7 +6,7 @@
 //! `PADDOCK_WALK_SEED=n` runs one walk, `PADDOCK_WALKS=n` so many.
 
 use paddock_coordination::Member;
-use paddock_partition::replica::{Event, RoleName, WriteOutcome};
+use paddock_partition::replica::{Event, ObservedState, RoleName, WriteOutcome};
 
 use crate::cluster::{CONTINUED, Cluster, Link, Request, apply, puts, sync};
 
@@ -47,11 +47,16 @@ struct Walk {
     strays: Vec<Request>,
     proposals: u64,
     keeps_batches_whole: bool,
+    /// Nothing but messages goes wrong: so there is more time for what takes its time, such as hand-overs.
+    is_calm: bool,
+    /// Which nodes' processes are about to stop, as they say.
+    leaving: Vec<bool>,
 }
 
 impl Walk {
     fn new(seed: u64) -> Self {
         let mut chance = Chance(seed);
+        let is_calm = chance.percent(40);
         let names = ['A', 'B', 'C', 'D'];
         let count = 2 + chance.index(3);
         let min_in_sync =
@@ -71,6 +76,8 @@ impl Walk {
             chance,
             cluster,
             watched: vec![0; count],
+            is_calm,
+            leaving: vec![false; count],
             strays: Vec::new(),
             proposals: 0,
             keeps_batches_whole,
@@ -84,12 +91,16 @@ impl Walk {
             return self.cluster.advance(duration_ms, false);
         }
         match self.chance.below(1000) {
+            880.. if self.is_calm => self.watch(index),
             0..350 => self.deliver(),
             350..375 => drop(self.take_message()),
             375..400 => self.duplicate(),
             400..412 => self.snapshot(index),
             412..417 => self.release(index),
-            417..560 => {
+            417..437 => self.transfer(),
+            437 => self.drain(),
+            438 if !self.is_calm && self.chance.percent(30) => self.leave(index),
+            438..560 => {
                 let duration_ms = 1 + self.chance.below(15);
                 self.cluster.advance(duration_ms, false);
             }
@@ -147,12 +158,16 @@ impl Walk {
         if is_continued { format!("s{number}{CONTINUED}") } else { format!("s{number}") }
     }
 
-    fn propose(&mut self) {
+    fn ready_leaders(&self) -> Vec<usize> {
         let leads =
             |node: &crate::cluster::Node| node.replica.as_ref().is_some_and(|one| one.may_propose().is_ok());
-        let leaders: Vec<usize> = (0..self.cluster.nodes.len())
+        (0..self.cluster.nodes.len())
             .filter(|index| !self.is_paused(*index) && leads(&self.cluster.nodes[*index]))
-            .collect();
+            .collect()
+    }
+
+    fn propose(&mut self) {
+        let leaders = self.ready_leaders();
         if !leaders.is_empty() {
             let index = leaders[self.chance.index(leaders.len())];
             let count = 1 + self.chance.below(3);
@@ -162,6 +177,37 @@ impl Walk {
             let rows = puts(statements.iter().map(String::as_str));
             self.cluster.step(index, Event::Propose { rows, log_time_ms: 0 });
         }
+    }
+
+    /// A leader is told to hand over, to somebody or to the best, within more or less time.
+    fn transfer(&mut self) {
+        let leaders = self.ready_leaders();
+        if !leaders.is_empty() {
+            let index = leaders[self.chance.index(leaders.len())];
+            let other = self.chance.index(self.cluster.nodes.len());
+            let to = self.chance.percent(40).then(|| self.cluster.nodes[other].id());
+            let within_ms = self.chance.below(400);
+            let deadline = self.cluster.nodes[index].clock(self.cluster.now).plus_ms(within_ms);
+            self.cluster.step(index, Event::TransferLeadership { to, deadline });
+        }
+    }
+
+    /// Some nodes are drained, others no longer; a replica hears of it now, or much later.
+    fn drain(&mut self) {
+        let nodes: std::collections::BTreeSet<_> = self
+            .cluster
+            .nodes
+            .iter()
+            .map(crate::cluster::Node::id)
+            .filter(|_| self.chance.percent(20))
+            .collect();
+        let index = self.chance.index(self.cluster.nodes.len());
+        self.cluster.step(index, Event::NodesDrained { nodes });
+    }
+
+    fn leave(&mut self, index: usize) {
+        self.leaving[index] |= self.cluster.nodes[index].replica.is_some();
+        self.cluster.step(index, Event::Leave);
     }
 
     fn disk(&mut self, index: usize) {
@@ -270,6 +316,7 @@ impl Walk {
 
     fn restart(&mut self, index: usize) {
         if self.cluster.nodes[index].replica.is_none() {
+            self.leaving[index] = false;
             self.watched[index] = self.cluster.states.len().saturating_sub(1 + self.chance.index(2));
             self.cluster.start(index);
         }
@@ -292,6 +339,9 @@ impl Walk {
     fn mend(&mut self) {
         self.cluster.is_prompt = true;
         for index in 0..self.cluster.nodes.len() {
+            if self.leaving[index] {
+                self.crash(index);
+            }
             let node = &mut self.cluster.nodes[index];
             node.is_isolated = false;
             node.is_slow = false;
@@ -335,7 +385,18 @@ impl Walk {
 }
 
 /// What came of a walk: for comparing two of them.
-fn walk(seed: u64) -> (u64, usize, String, u64) {
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    digest: u64,
+    committed: usize,
+    epochs: u64,
+    /// Leaders that were followed by one whom they had released.
+    handovers: usize,
+    /// Snapshots that took the place of a store.
+    installs: u64,
+}
+
+fn walk(seed: u64) -> Outcome {
     let mut walk = Walk::new(seed);
     let mut digest = 0_u64;
     for _ in 0..STEPS {
@@ -345,9 +406,18 @@ fn walk(seed: u64) -> (u64, usize, String, u64) {
         }
     }
     walk.mend();
-    let epoch = walk.cluster.state().state.epoch;
-    let checker = &walk.cluster.checker;
-    (digest, checker.committed.len(), epoch.to_string(), checker.installs)
+    let is_handover = |pair: &&[ObservedState]| {
+        let [before, after] = pair else { return false };
+        let former = before.state.leader;
+        former != after.state.leader && former.is_some_and(|former| after.state.in_sync.contains(&former))
+    };
+    Outcome {
+        digest,
+        committed: walk.cluster.checker.committed.len(),
+        epochs: walk.cluster.state().state.epoch.0,
+        installs: walk.cluster.checker.installs,
+        handovers: walk.cluster.states.windows(2).filter(is_handover).count(),
+    }
 }
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -359,24 +429,27 @@ fn random_walks_keep_every_invariant() {
     let one = from_environment("PADDOCK_WALK_SEED");
     let walks = from_environment("PADDOCK_WALKS").unwrap_or(WALKS);
     let seeds = one.map_or(0..walks, |seed| seed..seed + 1);
-    let (mut committed, mut epochs, mut installs) = (0, 0, 0);
+    let (mut committed, mut epochs, mut handovers, mut installs) = (0, 0, 0, 0);
     for seed in seeds {
         let result = std::panic::catch_unwind(|| walk(seed));
-        let Ok((_, entries, epoch, installed)) = result else {
-            panic!("PADDOCK_WALK_SEED={seed} breaks an invariant, see above")
-        };
-        committed += entries;
-        installs += installed;
-        epochs += epoch.parse::<u64>().unwrap();
+        let Ok(outcome) = result else { panic!("PADDOCK_WALK_SEED={seed} breaks an invariant, see above") };
+        committed += outcome.committed;
+        epochs += outcome.epochs;
+        handovers += outcome.handovers;
+        installs += outcome.installs;
     }
-    println!("{committed} entries committed in {epochs} epochs, {installs} snapshots installed");
+    println!(
+        "{committed} entries, {epochs} epochs, {handovers} of them handed over, {installs} snapshots installed"
+    );
     assert!(one.is_some() || committed as u64 > walks * 20, "the walks got too little done to say anything");
     assert!(one.is_some() || epochs > walks * 3, "the walks saw too few leaders to say anything");
+    let enough = handovers as u64 * 2 > walks;
+    assert!(one.is_some() || enough, "the walks saw too few hand-overs to say anything: {handovers}");
     assert!(one.is_some() || installs > walks / 4, "the walks saw too few snapshots to say anything");
 }
 
 #[test]
 fn the_same_seed_gives_the_same_walk() {
     assert_eq!(walk(7), walk(7));
-    assert_ne!(walk(7).0, walk(8).0);
+    assert_ne!(walk(7).digest, walk(8).digest);
 }

@@ -175,6 +175,7 @@ async fn found(session: &Session, id: ClusterId, nodes: &[FakeNode]) {
             grpc_address: node.address.to_string(),
             boot_count: 1,
             build_version: "fake".to_owned(),
+            drained: false,
         };
         session.create(&paths::node(node.id), records::encode(&record)).await.unwrap();
     }

@@ -8,6 +8,7 @@ use paddock_coordination::{ClusterId, NodeId};
 use paddock_proto::admin::v1::node_service_server::{NodeService, NodeServiceServer};
 use paddock_proto::admin::v1::{
     GetNodeStatusRequest, GetNodeStatusResponse, NodeReplica, Replica, ReplicaRole,
+    TransferNodeLeadershipRequest, TransferNodeLeadershipResponse,
 };
 use paddock_proto::limits::MESSAGE_BYTES_MAX;
 use paddock_proto::metadata;
@@ -40,6 +41,9 @@ pub(crate) enum Reply {
 
 type Script = Box<dyn FnMut(&Operation) -> Reply + Send>;
 
+type Transfers =
+    Box<dyn FnMut(TransferNodeLeadershipRequest) -> Result<TransferNodeLeadershipResponse, Status> + Send>;
+
 struct Inner {
     cluster: ClusterId,
     id: NodeId,
@@ -48,6 +52,7 @@ struct Inner {
     handshakes_refused: watch::Sender<u64>,
     next_version: AtomicU64,
     replicas: Mutex<Vec<NodeReplica>>,
+    transfers: Mutex<Transfers>,
 }
 
 /// A fake partition server on a port of its own.
@@ -69,6 +74,7 @@ impl FakeNode {
             handshakes_refused: watch::Sender::default(),
             next_version: AtomicU64::new(1),
             replicas: Mutex::new(Vec::new()),
+            transfers: Mutex::new(Box::new(|_| Err(Status::failed_precondition("nobody is in sync")))),
         });
         let exchange = ExchangeServiceServer::new(Service(Arc::clone(&inner)))
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -104,6 +110,16 @@ impl FakeNode {
         let mut replicas = self.inner.replicas.lock();
         replicas.retain(|known| known.partition_id != partition_id);
         replicas.push(NodeReplica { partition_id, replica: Some(replica) });
+    }
+
+    /// From now on it answers so when it is told to hand over.
+    pub(crate) fn transfers(
+        &self,
+        answer: impl FnMut(TransferNodeLeadershipRequest) -> Result<TransferNodeLeadershipResponse, Status>
+        + Send
+        + 'static,
+    ) {
+        *self.inner.transfers.lock() = Box::new(answer);
     }
 
     /// Everything that arrived, in order.
@@ -249,5 +265,12 @@ impl NodeService for Service {
     ) -> Result<Response<GetNodeStatusResponse>, Status> {
         let replicas = self.0.replicas.lock().clone();
         Ok(Response::new(GetNodeStatusResponse { node_id: self.0.id.to_string(), replicas }))
+    }
+
+    async fn transfer_node_leadership(
+        &self,
+        request: Request<TransferNodeLeadershipRequest>,
+    ) -> Result<Response<TransferNodeLeadershipResponse>, Status> {
+        (self.0.transfers.lock())(request.into_inner()).map(Response::new)
     }
 }

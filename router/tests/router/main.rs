@@ -13,4 +13,5 @@ mod cluster;
 mod faces;
 mod fake;
 mod faults;
+mod leadership;
 mod routing;

@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""Planned hand-overs on real processes, under a load of reads and writes of which none may fail.
+
+  scripts/handover.py                                   one rolling restart, then 100 transfers
+  scripts/handover.py --rounds 5 --transfers 1000       more of both
+
+A rolling restart ends each partition server in turn with SIGTERM, starts it again, and waits until the cluster is healthy.
+A transfer is `paddock transfer`. The load, client/examples/handover_load.rs, retries nothing, and measures the longest time
+between two acknowledged writes of each partition: that is what is printed as the pause.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from cluster import PARTITIONS, ROOT, Cluster, ClusterError, default_binary, end_on_sigterm, wait_until
+
+WRITERS = 3
+READERS = 2
+"""For each partition."""
+
+REFUSED_RETRY_SECONDS = 10
+"""A transfer that is refused, since no replica can take over yet, is tried again for so long."""
+
+ANSWER_SECONDS = 20
+"""How long the load may take to answer."""
+
+
+class Failed(Exception):
+    """A request failed, or something did not happen."""
+
+
+class Load:
+    """The process that reads, writes and measures."""
+
+    def __init__(self, binary, endpoint, work):
+        self.log = work / "load.log"
+        self.output = []
+        self.answers = 0
+        with open(self.log, "wb") as errors:
+            self.child = subprocess.Popen(
+                [binary, endpoint, str(WRITERS), str(READERS)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.child.stdout:
+            self.output.append(line.strip())
+            if line.startswith("FAILURE"):
+                print(f"     {line.strip()}", flush=True)
+
+    def is_ready(self):
+        if self.child.poll() is not None:
+            raise Failed(f"the load ended with {self.child.returncode}: {self.log.read_text(errors='replace')}")
+        return "READY" in self.output
+
+    def figures(self):
+        """What was done so far, and the pauses since the last time that this was asked."""
+        seen = len(self.output)
+        self.child.stdin.write("\n")
+        self.child.stdin.flush()
+        found = wait_until("the load answers", lambda: self.answer(seen), ANSWER_SECONDS, every=0.002)
+        return json.loads(found)
+
+    def answer(self, seen):
+        self.is_ready()
+        return next((line for line in self.output[seen:] if line.startswith("{")), None)
+
+    def finish(self):
+        self.child.stdin.close()
+        self.child.wait(ANSWER_SECONDS)
+        self.reader.join()
+        figures = json.loads(self.output[-1])
+        if figures["failed"] or figures["stale"]:
+            raise Failed(f"{figures['failed']} requests failed, {figures['stale']} reads were stale")
+        return figures
+
+
+def rolling_restart(cluster, load):
+    """Restarts every partition server, one after the other. Returns the longest pause of each."""
+    pauses = []
+    for node in cluster.nodes:
+        load.figures()
+        began = time.monotonic()
+        if not node.stop():
+            raise Failed(f"{node.name} had to be killed")
+        stopped = time.monotonic() - began
+        node.start()
+        wait_until("the cluster is healthy again", cluster.healthy)
+        pauses.append(max(load.figures()["gap_ms_max"]))
+        print(f"     {node.name} restarted: stopped in {stopped:.2f} s, healthy again after "
+              f"{time.monotonic() - began:.2f} s, longest pause {pauses[-1]:.1f} ms", flush=True)
+    return pauses
+
+
+def transfer(cluster, partition):
+    """Hands a partition over; waits for a replica that can take it."""
+    def attempt():
+        result = cluster.run("transfer", str(partition), "-o", "json", check=False)
+        if result.returncode == 0:
+            return json.loads(result.stdout)
+        if result.returncode != 4:
+            raise Failed(f"transfer {partition}: exit code {result.returncode}: {result.stderr.decode().strip()}")
+        return None
+    return wait_until(f"partition {partition} is handed over", attempt, REFUSED_RETRY_SECONDS)
+
+
+def transfers(cluster, load, count):
+    """Hands the partitions over in turn. Returns the pauses, as the load saw them and as the leaders measured them."""
+    seen, measured = [], []
+    for number in range(count):
+        partition = number % PARTITIONS
+        load.figures()
+        ended = transfer(cluster, partition)
+        if ended["from_node_id"] == ended["leader_node_id"]:
+            raise Failed(f"partition {partition} stayed where it was: {ended}")
+        # Until it was written to again: the pause is over by then.
+        figures = [load.figures()]
+
+        def go_on():
+            figures.append(load.figures())
+            return figures[-1]["writes"] > figures[0]["writes"] + 50
+
+        wait_until("writes go on", go_on, every=0.01)
+        seen.append(max(figure["gap_ms_max"][partition] for figure in figures))
+        measured.append(ended["duration_ms"])
+    return seen, measured
+
+
+def summary(values):
+    """The figures of a list, in milliseconds."""
+    values = sorted(values)
+    at = lambda share: values[min(len(values) - 1, int(share * len(values)))]
+    return {"count": len(values), "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": values[-1]}
+
+
+def run(work, arguments):
+    cluster = Cluster(work / "cluster", arguments.paddock or default_binary())
+    load = None
+    try:
+        cluster.start()
+        load = Load(arguments.load, cluster.endpoint, work)
+        wait_until("the load begins", load.is_ready)
+        time.sleep(arguments.settle_seconds)
+        result = {}
+        load.figures()
+        time.sleep(arguments.settle_seconds)
+        result["longest gap without any hand-over, ms"] = max(load.figures()["gap_ms_max"])
+        restarts = [pause for _ in range(arguments.rounds) for pause in rolling_restart(cluster, load)]
+        if restarts:
+            result["rolling restart, longest pause of each server, ms"] = summary(restarts)
+        if arguments.transfers:
+            seen, measured = transfers(cluster, load, arguments.transfers)
+            result["transfer, longest gap between acknowledged writes, ms"] = summary(seen)
+            result["transfer, as the former leader measured it, ms"] = summary(measured)
+        figures = load.finish()
+        result["requests"] = {name: figures[name] for name in ("writes", "reads", "failed", "stale")}
+        for process in cluster.processes():
+            if "panicked" in process.log.read_text(errors="replace"):
+                raise Failed(f"{process.name} panicked: {process.log}")
+        stubborn = cluster.stop()
+        if stubborn:
+            raise Failed(f"had to be killed in the end: {', '.join(stubborn)}")
+        return result
+    finally:
+        if load is not None and load.child.poll() is None:
+            load.child.kill()
+        cluster.stop()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1, help="how many rolling restarts of all servers (1)")
+    parser.add_argument("--transfers", type=int, default=100, help="how many transfers (100)")
+    parser.add_argument("--settle-seconds", type=float, default=1.0, help="load before and between (1)")
+    parser.add_argument("--paddock", help="the command to test (the newest in target/)")
+    parser.add_argument("--load", default=ROOT / "target" / "debug" / "examples" / "handover_load",
+                        help="cargo build -p paddock-client --example handover_load")
+    arguments = parser.parse_args()
+    end_on_sigterm()
+    began = time.monotonic()
+    work = pathlib.Path(tempfile.mkdtemp(prefix="paddock-handover-"))
+    try:
+        result = run(work, arguments)
+    except (Failed, ClusterError, OSError, subprocess.SubprocessError) as error:
+        print(f"FAIL {error}\n     logs: {work}\n0 passed, 1 failed", flush=True)
+        sys.exit(1)
+    print(json.dumps(result, indent=2))
+    print(f"ok   ({time.monotonic() - began:.1f} s)\n1 passed, 0 failed")
+    shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
