@@ -21,6 +21,7 @@ run: build ## Build and start a whole cluster in one process; data in ./paddock-
 .PHONY: test
 test: setup ## Install what is missing, then run every test, a small acceptance test on a real cluster included
 	$(CARGO) test --workspace --locked
+	$(CARGO) test --package paddock-sim --features mutations --test mutations --locked
 	$(CARGO) build --workspace --locked --quiet
 	scripts/acceptance.py --paddock target/debug/paddock
 	scripts/faults.py --paddock target/debug/paddock
@@ -80,6 +81,10 @@ sim: ## Simulate clusters under faults, one for each seed (SEEDS=2000 FIRST=0; S
 handover: setup build ## Restart every server and hand over under load, and measure the pauses (flags: ARGS="--rounds 3 --transfers 500")
 	$(CARGO) build --package paddock-client --example handover_load --locked --profile $(PROFILE)
 	scripts/handover.py --paddock $(TARGET_DIR)/paddock --load $(TARGET_DIR)/examples/handover_load $(ARGS)
+
+.PHONY: sim-rules
+sim-rules: ## Break each rule of the replication protocol, and see the simulation notice
+	$(CARGO) test --package paddock-sim --features mutations --test mutations --profile sim --locked -- --include-ignored --nocapture
 
 .PHONY: torture
 torture: ## Kill a writing process hundreds of times, and cut its file system's power (ROUNDS=300 CUTS=50 SEED=...; root for the cuts)

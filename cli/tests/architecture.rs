@@ -18,7 +18,7 @@ const ALLOWED: [(&str, &[&str]); 9] = [
     ("paddock-partition", &["paddock-storage", "paddock-coordination", "paddock-proto"]),
     ("paddock-router", &["paddock-coordination", "paddock-proto"]),
     ("paddock-client", &["paddock-proto"]),
-    ("paddock-sim", &["paddock-partition", "paddock-storage", "paddock-coordination"]),
+    ("paddock-sim", &["paddock-partition", "paddock-storage", "paddock-coordination", "paddock-proto"]),
     (
         "paddock",
         &[
@@ -144,6 +144,33 @@ fn what_is_kept_out_stays_out_by_every_way() {
     // The walk itself works: what surely is there is found.
     assert!(reachable(&metadata, "paddock-client").contains("tokio"));
     assert!(reachable(&metadata, "paddock-partition").contains("paddock-index"));
+}
+
+/// The switches that break the protocol's rules are for the simulation's own test, which asks for them on the command line.
+/// (A build without assertions refuses them by itself.)
+#[test]
+fn nobody_builds_a_server_whose_rules_can_be_broken() {
+    const SWITCHES: &str = "mutations";
+    let metadata = metadata();
+    let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
+    let has_switches = |node: &&Value| {
+        node["features"].as_array().unwrap().iter().any(|feature| feature.as_str() == Some(SWITCHES))
+    };
+    assert_eq!(
+        nodes.iter().filter(has_switches).map(|node| &node["id"]).collect::<Vec<_>>(),
+        [&Value::Null; 0]
+    );
+    for (name, package) in members(&metadata) {
+        let features = package["features"].as_object().unwrap();
+        let has = features.contains_key(SWITCHES);
+        assert_eq!(has, ["paddock-partition", "paddock-sim"].contains(&name.as_str()), "{name}");
+        let default = features.get("default").map(ToString::to_string).unwrap_or_default();
+        assert!(!default.contains(SWITCHES), "{name} has them by default");
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let asked = dependency["features"].to_string();
+            assert!(!asked.contains(SWITCHES), "{name} asks {} for them", dependency["name"]);
+        }
+    }
 }
 
 /// The one file that may use `unsafe`.

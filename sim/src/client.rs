@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 use paddock_coordination::NodeId;
-use paddock_partition::operation::{Answer, Failure, Kind, Precondition, Write};
+use paddock_partition::operation::{Answer, Failure, Kind, Precondition, Request, Write};
+use paddock_proto::request_id::RequestId;
 use paddock_storage::Sequence;
 use std::collections::BTreeMap;
 
@@ -42,6 +43,8 @@ pub struct Ongoing {
     pub until: Time,
     /// The number of the present attempt.
     pub attempt: u64,
+    /// What tells it from others when it is sent again.
+    pub request: Option<RequestId>,
     /// The attempt's answer is waited for.
     pub is_sent: bool,
 }
@@ -124,7 +127,7 @@ impl Client {
 impl Wish {
     /// The operation that is sent.
     #[must_use]
-    pub fn kind(self, key: u64) -> Kind {
+    pub fn kind(self, key: u64, id: Option<RequestId>) -> Kind {
         let key = key_name(key);
         match self {
             Wish::Get => Kind::Read { key, omit_value: false },
@@ -135,7 +138,9 @@ impl Wish {
                     (Condition::Is(_), Some(version)) => Some(Precondition::Version(version)),
                     (Condition::Is(value), None) => Some(Precondition::Value(value_bytes(value))),
                 };
-                Kind::Write(Write { key, value: value.map(value_bytes), precondition, request: None })
+                let value = value.map(value_bytes);
+                let request = id.map(|id| Request::new(id, &key, value.as_deref(), precondition.as_ref()));
+                Kind::Write(Write { key, value, precondition, request })
             }
         }
     }
@@ -151,7 +156,7 @@ impl Wish {
 
     /// What an answer means. `None`: it is no answer to this.
     #[must_use]
-    pub fn meaning(self, answer: &Answer) -> Option<Meaning> {
+    pub fn meaning(self, answer: &Answer, is_named: bool) -> Option<Meaning> {
         match (self, answer) {
             (Wish::Get, Answer::Read(found)) => {
                 let (value, version) = match found {
@@ -166,6 +171,10 @@ impl Wish {
             }
             (Wish::Write { condition, .. }, Answer::Failed(failure)) if is_refusal(failure) => {
                 Some(Meaning::Over(Seen::Refused { condition }, None))
+            }
+            // Sent again under its id, it happens once.
+            (_, Answer::Failed(failure)) if failure.outcome_unknown() && is_named => {
+                Some(Meaning::Again(None))
             }
             (wish, Answer::Failed(failure)) if failure.outcome_unknown() => {
                 Some(wish.unanswered().map_or(Meaning::Again(None), |seen| Meaning::Over(seen, None)))

@@ -4,6 +4,7 @@ use paddock_coordination::SlotTable;
 use paddock_coordination::slots::Slot;
 use paddock_partition::inbox::Delivery;
 use paddock_partition::operation::{Answer, Arrival, Kind, Operation};
+use paddock_proto::request_id::RequestId;
 use paddock_storage::Sequence;
 
 use crate::client::{Meaning, Ongoing, Wish, key_name};
@@ -16,6 +17,8 @@ use crate::simulation::{Happening, Phase, Simulation, index_of};
 const TRIES_LEASES: u64 = 6;
 /// An attempt waits for so many leases for its answer.
 const ATTEMPT_LEASES: u64 = 2;
+/// What clients' clocks showed in the beginning, in milliseconds: about what those of machines did.
+const CLOCK_MS: u64 = 50_000;
 
 impl Simulation {
     /// A client goes on: with the operation that it has, or with a new one.
@@ -55,8 +58,12 @@ impl Simulation {
         let partition = table.and_then(|table| table.lookup(slot)).map_or(0, index_of);
         let called = self.history.moment();
         let until = self.now + TRIES_LEASES * self.plan.lease_ms * MS;
+        let is_named = wish != Wish::Get && self.random.per_mille(self.plan.named_per_mille);
+        let random = self.random.any_wide();
+        let request = is_named.then(|| RequestId::from_parts(CLOCK_MS + self.now / MS, random));
         if let Some(who) = self.clients.get_mut(client) {
-            who.ongoing = Some(Ongoing { key, partition, wish, called, until, attempt: 0, is_sent: false });
+            who.ongoing =
+                Some(Ongoing { key, partition, wish, called, until, attempt: 0, request, is_sent: false });
         }
         true
     }
@@ -70,7 +77,8 @@ impl Simulation {
         }
         self.attempts += 1;
         (ongoing.attempt, ongoing.is_sent) = (self.attempts, true);
-        let (attempt, partition, kind) = (ongoing.attempt, ongoing.partition, ongoing.wish.kind(ongoing.key));
+        let (attempt, partition) = (ongoing.attempt, ongoing.partition);
+        let kind = ongoing.wish.kind(ongoing.key, ongoing.request);
         let leader = who.leaders.get(&partition).copied();
         let replicas = self.assignments.get(partition).map_or(&[][..], |assignment| &assignment.replicas[..]);
         let target = leader.or_else(|| self.random.one_of(replicas));
@@ -117,7 +125,7 @@ impl Simulation {
             return Ok(()); // Too late.
         }
         let (partition, until) = (ongoing.partition, ongoing.until);
-        match ongoing.wish.meaning(answer) {
+        match ongoing.wish.meaning(answer, ongoing.request.is_some()) {
             None => {
                 return Err(Violation(format!("{:?} was answered by {answer:?}", ongoing.wish)));
             }
@@ -132,9 +140,7 @@ impl Simulation {
                     None => who.leaders.remove(&partition),
                 };
                 if self.now >= until {
-                    let called = ongoing.called;
-                    who.ongoing = None;
-                    self.missed(called)?;
+                    return self.too_late(client);
                 }
                 let at = self.now + self.random.between(MS / 2, 20 * MS);
                 self.queue.at(at, Happening::Act { client });
@@ -175,13 +181,24 @@ impl Simulation {
         }
         ongoing.is_sent = false;
         who.leaders.remove(&ongoing.partition);
+        let may_be_sent_again = ongoing.wish == Wish::Get || ongoing.request.is_some();
+        if !may_be_sent_again || self.now >= ongoing.until {
+            return self.too_late(client);
+        }
+        let called = ongoing.called;
+        self.queue.at(self.now, Happening::Act { client });
+        self.missed(called)
+    }
+
+    /// A client gives an operation up: what was sent may have happened.
+    fn too_late(&mut self, client: usize) -> Result<(), Violation> {
+        let Some(who) = self.clients.get_mut(client) else { return Ok(()) };
+        let Some(ongoing) = &who.ongoing else { return Ok(()) };
+        let called = ongoing.called;
         match ongoing.wish.unanswered() {
             Some(seen) => self.over(client, seen, None),
             None => {
-                let called = ongoing.called;
-                if self.now >= ongoing.until {
-                    who.ongoing = None;
-                }
+                who.ongoing = None;
                 self.queue.at(self.now, Happening::Act { client });
                 self.missed(called)
             }

@@ -61,13 +61,13 @@ impl Simulation {
             }
             Fault::CoordinationLost => {
                 let until = self.some_time();
-                if let Some(node) = self.nodes.get_mut(node) {
-                    node.coordination_lost_until = until;
-                }
-                for record in &mut self.records {
-                    record.forget_session(node);
-                }
-                self.watch_at(node, until);
+                self.lose_coordination(node, until);
+            }
+            Fault::Estrangement => {
+                let (other, until) = (self.random.index(self.nodes.len()), self.some_time());
+                self.lose_coordination(node, until);
+                self.cut(node, other, until);
+                self.cut(other, node, until);
             }
             Fault::CoordinationDown => {
                 self.coordination_down_until = self.some_time();
@@ -92,6 +92,16 @@ impl Simulation {
         let lease = self.plan.lease_ms * MS;
         let leases = self.random.one_of(&[1, 1, 2, 5]).unwrap_or(1);
         self.now + self.random.between(MS, leases * lease)
+    }
+
+    fn lose_coordination(&mut self, node: usize, until: Time) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.coordination_lost_until = until;
+        }
+        for record in &mut self.records {
+            record.forget_session(node);
+        }
+        self.watch_at(node, until);
     }
 
     fn cut(&mut self, from: usize, to: usize, until: Time) {

@@ -35,9 +35,11 @@ pub enum Fault {
     CoordinationDown,
     /// A server is stopped in an orderly way.
     Stop,
+    /// A machine reaches neither the coordination service nor one of the others: where it leads, a zombie.
+    Estrangement,
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 15] = [
     Fault::Kill,
     Fault::PowerLoss,
     Fault::PowerLossEverywhere,
@@ -52,6 +54,7 @@ const FAULTS: [Fault; 14] = [
     Fault::CoordinationLost,
     Fault::CoordinationDown,
     Fault::Stop,
+    Fault::Estrangement,
 ];
 
 /// How a network treats what is sent.
@@ -110,6 +113,8 @@ pub struct Plan {
     pub think_max: Time,
     /// So many of a thousand operations are reads.
     pub reads_per_mille: u64,
+    /// So many of a thousand writes carry an id, under which they are sent again.
+    pub named_per_mille: u64,
     /// How long faults go on.
     pub safety: Time,
     /// How the network is meanwhile.
@@ -155,6 +160,7 @@ impl Plan {
             keys: random.one_of(&[1, 2, 3, 6]).unwrap_or(2),
             think_max: random.one_of(&[3, 10, 40, 100]).unwrap_or(10) * MS,
             reads_per_mille: random.one_of(&[100, 300, 500, 700]).unwrap_or(500),
+            named_per_mille: random.one_of(&[0, 0, 500, 1_000]).unwrap_or(0),
             safety: random.between(6, 16) * lease_ms * MS,
             weather: weather(random),
             watch_lag_max: random.one_of(&[1, 20, 200, 1_000]).unwrap_or(20) * MS,

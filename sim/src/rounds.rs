@@ -4,7 +4,7 @@ use paddock_coordination::Member;
 use paddock_partition::configuration::Request;
 use paddock_partition::inbox::Delivery;
 use paddock_partition::peer::Parcel;
-use paddock_partition::replica::Message;
+use paddock_partition::replica::{Message, RoleName};
 use ulid::Ulid;
 
 use crate::invariants::Violation;
@@ -63,6 +63,7 @@ impl Simulation {
         ];
         self.trace.note(now, "round: node, partition, epoch, commit, last, durable, role", &figures);
         let synced = store.durable() != durable;
+        let leads = replica.role() == RoleName::Leader;
         let wait = hosted.owner.wait();
         let cost =
             self.random.between(5, 50) + if synced { self.random.below(self.plan.sync_max) } else { 0 };
@@ -82,7 +83,7 @@ impl Simulation {
             let wait = machine.duration(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
             self.wake(node, partition, done + wait.max(ROUND_MIN));
         }
-        if grown || synced { self.check(partition) } else { Ok(()) }
+        if grown || synced || leads { self.check(partition) } else { Ok(()) }
     }
 
     fn watch_round(&mut self, node: usize, boot: u64, partition: usize) -> Result<bool, Violation> {

@@ -12,6 +12,7 @@ use super::configuration::{Settled, settle_eligible};
 use super::core::Core;
 use super::follower::Follower;
 use super::leader::Leader;
+use super::mutation::broken;
 
 /// A candidate; the epoch that it asked for stands in the configuration's change under way.
 #[derive(Debug)]
@@ -36,7 +37,10 @@ impl Candidate {
         else {
             return Role::Follower(Follower::new(None));
         };
-        assert!(state.may_lead(me), "only a replica that holds every commit stands");
+        assert!(
+            state.may_lead(me) || broken!(AnyReplicaStands),
+            "only a replica that holds every commit stands"
+        );
         assert!(state.epoch == core.epoch(), "a candidate has seen no later epoch than the state's");
         let proposal = elected(state, me, former);
         core.configuration.propose(proposal, &mut core.effects);

@@ -19,6 +19,7 @@ use ulid::Ulid;
 use super::config::ReplicaConfig;
 use super::effect::Effect;
 use super::event::{ObservedState, WriteOutcome};
+use super::mutation::broken;
 use super::timestamp::Timestamp;
 
 /// The state as last seen, and the change under way.
@@ -111,6 +112,12 @@ impl Configuration {
 
     /// Whether the in-sync set that the coordination service is known to hold is large enough to commit.
     pub(super) fn may_commit(&self) -> bool {
+        if broken!(MinInSyncIsIgnored) {
+            return true;
+        }
+        if broken!(MinInSyncCountsProposals) {
+            return self.in_force().any(|state| state.in_sync.len() >= min_in_sync(state));
+        }
         self.latest().is_some_and(|state| state.in_sync.len() >= min_in_sync(state))
     }
 
@@ -292,7 +299,7 @@ pub(super) fn min_in_sync(state: &PartitionState) -> usize {
 /// The eligible set that goes with a changed in-sync set, which some have left: nobody, as soon as commits are
 /// possible without them.
 pub(super) fn settle_eligible(state: &mut PartitionState, left: &[Member]) {
-    if state.in_sync.len() >= min_in_sync(state) {
+    if state.in_sync.len() >= min_in_sync(state) && !broken!(TheEligibleStay) {
         state.eligible.clear();
         return;
     }

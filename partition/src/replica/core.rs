@@ -10,6 +10,7 @@ use super::configuration::Configuration;
 use super::effect::Effect;
 use super::epochs::History;
 use super::message::Message;
+use super::mutation::broken;
 use super::timestamp::Timestamp;
 
 /// The log, the clock, the epoch and the configuration.
@@ -134,7 +135,8 @@ impl Core {
         // Where another one can lead, it has stood by then.
         let drained_ms = if self.drained.contains(&node) { self.config.lease_ms() } else { 0 };
         let stagger_ms = STAGGER_MS.saturating_mul(place as u64).saturating_add(drained_ms);
-        let earliest = self.promise_until.max(self.patience_until).max(self.past_promises_until());
+        let promise_until = if broken!(PromisesAreBroken) { self.booted_at } else { self.promise_until };
+        let earliest = promise_until.max(self.patience_until).max(self.past_promises_until());
         Some(earliest.plus_ms(stagger_ms).max(self.configuration.retry_at()))
     }
 
@@ -157,7 +159,7 @@ impl Core {
             || state.epoch != self.epoch
             // There is none after the last: a record that somebody broke.
             || state.epoch.next() <= state.epoch
-            || !state.may_lead(me)
+            || !(state.may_lead(me) || broken!(AnyReplicaStands))
             || self.configuration.is_unsettled()
         {
             return None;
@@ -168,7 +170,8 @@ impl Core {
     /// When promises of a former life of this process are over, which nobody remembers. Before the first leader
     /// nobody can have promised anything.
     fn past_promises_until(&self) -> Timestamp {
-        let boot_wait_ms = if self.epoch == Epoch(0) { 0 } else { self.config.lease_ms() };
+        let boot_wait_ms =
+            if self.epoch == Epoch(0) || broken!(BootWaitIsSkipped) { 0 } else { self.config.lease_ms() };
         self.booted_at.plus_ms(boot_wait_ms)
     }
 

@@ -22,6 +22,7 @@ use super::config::DurableState;
 use super::core::Core;
 use super::effect::Effect;
 use super::message::{Message, Readiness};
+use super::mutation::broken;
 use super::quarantined::Quarantined;
 use super::timestamp::Timestamp;
 
@@ -144,7 +145,15 @@ impl Follower {
         if self.installing.is_some() || !is_well_formed(previous, &entries, core.epoch()) {
             return Role::Follower(self);
         }
-        if core.history.position(previous.sequence) != Some(previous) {
+        if self.matched == Sequence(0) && broken!(CutsToItsOwnCommit) && core.commit() < core.last().sequence
+        {
+            core.truncate(core.commit().max(core.applied()));
+        }
+        let is_held = match core.history.position(previous.sequence) {
+            Some(position) => position == previous || broken!(MatchesBySequenceAlone),
+            None => false,
+        };
+        if !is_held {
             let hint = core.history.floor(previous);
             core.send(from.node, Message::Mismatch { epoch: core.epoch(), hint });
             return Role::Follower(self);
@@ -159,7 +168,7 @@ impl Follower {
         }
         self.matched = self.matched.max(end);
         // New entries are acknowledged when they are durable; with nothing new, the leader still waits for a word.
-        if !is_new {
+        if !is_new || broken!(AcknowledgedBeforeItsSync) {
             self.acknowledge(core, from);
         }
         core.learn_commit(commit.min(self.matched));
@@ -207,7 +216,11 @@ impl Follower {
 
     /// Takes over what is new of a run, cutting what contradicts it; whether anything was new.
     fn append_run(&self, core: &mut Core, run: LogEntries) -> Result<bool, String> {
-        let agreed = core.history.agrees_through(run.epoch, run.first, run.last());
+        let agreed = if broken!(MatchesBySequenceAlone) {
+            run.last().min(core.last().sequence)
+        } else {
+            core.history.agrees_through(run.epoch, run.first, run.last())
+        };
         if agreed == run.last() {
             return Ok(false);
         }
@@ -239,6 +252,9 @@ impl Follower {
 
     /// What this replica holds of the leader's log, durably.
     fn holds(&self, core: &Core) -> Sequence {
+        if broken!(AcknowledgedBeforeItsSync) {
+            return core.last().sequence.min(self.matched);
+        }
         core.durable().min(self.matched)
     }
 

@@ -23,6 +23,7 @@ use super::core::Core;
 use super::effect::Effect;
 use super::follower::Follower;
 use super::message::{Message, Readiness};
+use super::mutation::broken;
 use super::progress::Progress;
 use super::quarantined::Quarantined;
 use super::status::{FollowerStatus, Refusal};
@@ -67,7 +68,9 @@ impl Leader {
             Ok(marker) => marker,
             Err(error) => return Quarantined::because(format!("the epoch's first entry: {error}")),
         };
-        core.adopt(epoch);
+        if epoch > core.epoch() || !broken!(LeadsBecauseTheStateSaysSo) {
+            core.adopt(epoch);
+        }
         core.effects.push(Effect::BecameLeader { epoch });
         let epoch_start = Sequence(core.last().sequence.0 + 1);
         let mut leader = Leader {
@@ -258,7 +261,8 @@ impl Leader {
                 why: format!("{is} of the replicas in sync, {min} are needed to commit"),
             });
         }
-        if core.configuration.may_commit() && self.is_ready(core) && self.handover.is_none() {
+        let is_ready = self.is_ready(core) || broken!(WritesBeforeTheEpochsFirstEntry);
+        if core.configuration.may_commit() && is_ready && self.handover.is_none() {
             Ok(())
         } else {
             Err(Refusal::NotReady)
@@ -267,12 +271,17 @@ impl Leader {
 
     /// Whether what is applied now is all that anybody can have committed.
     pub(super) fn may_read(&self, core: &Core, now: Timestamp) -> Result<(), Refusal> {
-        if !self.is_ready(core) || core.applied() < core.commit() {
+        let is_ready = self.is_ready(core) || broken!(ReadsBeforeTheEpochsFirstEntry);
+        if !is_ready || core.applied() < core.commit() {
             return Err(Refusal::NotReady);
         }
         let me = core.config.member;
+        if broken!(ReadsWithoutGrants) || (broken!(ReadsByMajority) && self.has_majority(core, now)) {
+            return Ok(());
+        }
         for state in core.configuration.in_force() {
-            for member in state.in_sync.iter().chain(&state.eligible).filter(|member| **member != me) {
+            let eligible = if broken!(ReadsWithoutTheEligible) { &[] } else { &state.eligible[..] };
+            for member in state.in_sync.iter().chain(eligible).filter(|member| **member != me) {
                 if !self.is_granted(core, *member, now) {
                     return Err(Refusal::Unavailable {
                         why: format!("{member} could be elected, and has not promised lately not to stand"),
@@ -311,6 +320,13 @@ impl Leader {
         self.followers.get(&member.node).map_or(Readiness::NotNow, |progress| progress.readiness(member))
     }
 
+    /// Whether a majority of the replicas has granted: what reads must not be content with.
+    fn has_majority(&self, core: &Core, now: Timestamp) -> bool {
+        let granted = self.followers.values().filter_map(Progress::member);
+        let granted = granted.filter(|member| self.is_granted(core, *member, now)).count();
+        2 * (granted + 1) > self.followers.len() + 1
+    }
+
     fn append(&mut self, core: &mut Core, rows: Rows, log_time_ms: u64) {
         let previous = core.last();
         let entries =
@@ -346,6 +362,9 @@ impl Leader {
     /// M, the maximal in-sync set: every member of any configuration that may be in force, or is about to be
     /// proposed.
     fn maximal_in_sync(&self, configuration: &Configuration) -> BTreeSet<Member> {
+        if broken!(ProposedSetIsNotWaitedFor) {
+            return configuration.latest().into_iter().flat_map(|state| &state.in_sync).copied().collect();
+        }
         let members = configuration.in_force().flat_map(|state| &state.in_sync).copied();
         members.chain(self.joining.as_ref().map(|joining| joining.member)).collect()
     }
@@ -392,7 +411,8 @@ impl Leader {
             self.choose_joining(core);
         }
         if let Some(joining) = &self.joining
-            && self.acknowledged_by(core, joining.member) >= core.commit().max(self.epoch_start)
+            && (self.acknowledged_by(core, joining.member) >= core.commit().max(self.epoch_start)
+                || broken!(JoinsBeforeItHoldsTheCommit))
             && let Some(state) = core.configuration.latest()
         {
             let next = expanded(state, joining.member);
@@ -442,7 +462,11 @@ impl Leader {
             self.joining = None;
         }
         let Some(state) = core.configuration.latest() else { return };
-        let floor = self.commit_at_heartbeat.max(self.epoch_start);
+        let floor = if broken!(JoinsBeforeItHoldsTheCommit) {
+            Sequence(0)
+        } else {
+            self.commit_at_heartbeat.max(self.epoch_start)
+        };
         let is_close = |(node, progress): (&NodeId, &Progress)| {
             let member = progress.member()?;
             let is_outside = !state.in_sync.iter().any(|other| other.node == *node);

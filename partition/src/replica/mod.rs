@@ -24,6 +24,7 @@ mod event;
 mod follower;
 mod leader;
 mod message;
+pub mod mutation;
 mod progress;
 mod quarantined;
 mod status;
@@ -44,6 +45,7 @@ use self::configuration::{Observation, Settled};
 use self::core::Core;
 use self::follower::Follower;
 use self::leader::Leader;
+use self::mutation::broken;
 use self::quarantined::Quarantined;
 
 /// One replica of one partition.
@@ -365,7 +367,15 @@ impl Role {
         if from.node == core.config.member.node {
             return self;
         }
-        if message.epoch() < core.epoch() {
+        let is_counted = broken!(AcknowledgementsOfOlderEpochs) && matches!(message, Message::Ack { .. });
+        if message.epoch() < core.epoch() && !is_counted {
+            if let Message::Heartbeat { epoch, sent_at, .. } = message
+                && broken!(GrantsLowerEpochs)
+            {
+                let readiness = Readiness::NotNow;
+                core.send(from.node, Message::Grant { epoch, sent_at, readiness });
+                return self;
+            }
             if is_leaders {
                 core.send(from.node, Message::Stale { epoch: core.epoch() });
             }
@@ -379,6 +389,10 @@ impl Role {
         match role {
             Role::Follower(follower) => follower.receive(core, from, message),
             Role::Leader(leader) => leader.receive(core, from, &message),
+            Role::Candidate(candidate) if is_leaders && broken!(CandidateAcknowledges) => {
+                Follower::new(Some(from)).receive(core, from, message);
+                Role::Candidate(candidate)
+            }
             // A candidate neither acknowledges nor grants.
             other => other,
         }
@@ -415,6 +429,13 @@ impl Role {
     fn align(self, core: &mut Core) -> Role {
         let Some(state) = core.configuration.latest() else { return self };
         let (epoch, leader) = (state.epoch, state.leader);
+        if broken!(LeadsBecauseTheStateSaysSo)
+            && leader == Some(core.config.member)
+            && epoch >= core.epoch()
+            && matches!(self, Role::Follower(_))
+        {
+            return Leader::lead(core);
+        }
         if epoch > core.epoch() {
             let is_own = core.configuration.proposed().is_some_and(|own| own.nonce == state.nonce);
             if is_own && matches!(self, Role::Candidate(_)) {

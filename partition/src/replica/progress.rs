@@ -7,6 +7,7 @@ use paddock_storage::{Position, Sequence};
 
 use super::config::{LOG_READ_BYTES_MAX, ReplicaConfig, WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX};
 use super::message::Readiness;
+use super::mutation::broken;
 use super::timestamp::Timestamp;
 
 /// One follower in one reign.
@@ -132,6 +133,7 @@ impl Progress {
         match self.member {
             None => self.member = Some(from),
             Some(member) if member == from => {}
+            Some(_) if broken!(AcknowledgementsOfAnyGeneration) => self.member = Some(from),
             Some(_) => {
                 let (log_read_open, snapshot_open) = (self.log_read_open, self.snapshot_open);
                 *self = Progress::new(now, Sequence(leader_last.0 + 1));
@@ -150,7 +152,8 @@ impl Progress {
 
     /// What a member acknowledged as durable in this epoch; nothing, unless it is this very generation.
     pub(super) fn acknowledged_by(&self, member: Member) -> Sequence {
-        if self.member == Some(member) { self.acknowledged } else { Sequence(0) }
+        let is_same = self.member == Some(member) || broken!(AcknowledgementsOfAnyGeneration);
+        if is_same { self.acknowledged } else { Sequence(0) }
     }
 
     /// Whether a grant of this very member still counts. One for a heartbeat that was sent before the leader last
@@ -186,7 +189,8 @@ impl Progress {
         if self.granted <= Some(sent_at) {
             self.readiness = readiness;
         }
-        self.granted = self.granted.max(Some(sent_at));
+        let since = if broken!(GrantsCountFromTheirArrival) { now } else { sent_at };
+        self.granted = self.granted.max(Some(since));
         self.heard_at = now;
     }
 

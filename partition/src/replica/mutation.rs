@@ -1,0 +1,97 @@
+//! The protocol's rules, each as a switch that breaks it: so that the simulation can be tested itself. A rule whose breach
+//! nobody notices is not tested.
+//!
+//! The switches exist with the feature `mutations` alone, which only the simulation's own test asks for; a build without
+//! assertions, as released ones are, refuses it.
+
+#[cfg(all(feature = "mutations", not(debug_assertions)))]
+compile_error!("the feature `mutations` breaks the protocol on request: it has no place in a release build");
+
+/// A rule that is broken.
+#[cfg(feature = "mutations")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// Commits wait for the confirmed in-sync set alone, not for a proposed one.
+    ProposedSetIsNotWaitedFor,
+    /// `min_in_sync` is counted on every set that may be in force, not on the confirmed one.
+    MinInSyncCountsProposals,
+    /// `min_in_sync` does not matter.
+    MinInSyncIsIgnored,
+    /// Reads are served before the epoch's first entry is committed and applied.
+    ReadsBeforeTheEpochsFirstEntry,
+    /// Writes are taken before the epoch's first entry is committed and applied.
+    WritesBeforeTheEpochsFirstEntry,
+    /// An acknowledgement counts for whatever generation answers at its node.
+    AcknowledgementsOfAnyGeneration,
+    /// An acknowledgement of an earlier epoch counts.
+    AcknowledgementsOfOlderEpochs,
+    /// A follower acknowledges what it has written and not synced.
+    AcknowledgedBeforeItsSync,
+    /// A follower joins before it holds what is committed.
+    JoinsBeforeItHoldsTheCommit,
+    /// Who left the set below `min_in_sync` stays eligible when commits go on without it.
+    TheEligibleStay,
+    /// A candidate goes on acknowledging.
+    CandidateAcknowledges,
+    /// Logs are compared by sequence alone.
+    MatchesBySequenceAlone,
+    /// A follower of a new leader first cuts its log to what it knows to be committed.
+    CutsToItsOwnCommit,
+    /// A heartbeat of a lower epoch is granted.
+    GrantsLowerEpochs,
+    /// A candidate does not wait until its promise is over.
+    PromisesAreBroken,
+    /// A candidate does not wait for a lease after its start.
+    BootWaitIsSkipped,
+    /// A replica leads because the state says so.
+    LeadsBecauseTheStateSaysSo,
+    /// Who is in neither set may stand.
+    AnyReplicaStands,
+    /// Reads need no grants.
+    ReadsWithoutGrants,
+    /// Reads need the grants of a majority.
+    ReadsByMajority,
+    /// Reads need no grants of those who are eligible.
+    ReadsWithoutTheEligible,
+    /// A grant counts from when it arrives.
+    GrantsCountFromTheirArrival,
+}
+
+#[cfg(feature = "mutations")]
+std::thread_local! {
+    static BROKEN: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
+}
+
+/// Breaks a rule for all replicas that this thread runs, or none.
+#[cfg(feature = "mutations")]
+pub fn break_rule(mutation: Option<Mutation>) {
+    BROKEN.set(mutation);
+}
+
+/// Whether a rule is broken.
+#[cfg(feature = "mutations")]
+pub(super) fn is_broken(mutation: Mutation) -> bool {
+    BROKEN.get() == Some(mutation)
+}
+
+/// Without the feature no rule is broken.
+#[cfg(not(feature = "mutations"))]
+pub(super) const fn none_is_broken() -> bool {
+    false
+}
+
+/// Whether a rule is broken; never, without the feature.
+#[cfg(feature = "mutations")]
+macro_rules! broken {
+    ($rule:ident) => {
+        crate::replica::mutation::is_broken(crate::replica::mutation::Mutation::$rule)
+    };
+}
+#[cfg(not(feature = "mutations"))]
+macro_rules! broken {
+    ($rule:ident) => {
+        crate::replica::mutation::none_is_broken()
+    };
+}
+
+pub(super) use broken;
