@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use paddock_client::{Client, Error, RequestId};
+use paddock_client::{Client, Consistency, Error, InvalidSessionToken, RequestId};
 
 use crate::key::{self, Key};
 
@@ -278,9 +278,34 @@ pub(crate) struct Get {
     /// How to print the record
     #[arg(short, long, value_enum, default_value_t = RecordFormat::Raw)]
     pub(crate) output: RecordFormat,
-    /// Read from any replica, without a promise of freshness
-    #[arg(long)]
+    /// How fresh the record must be: strong (from the leader), eventual (whatever any replica has), staleness=MS (what
+    /// was committed so many milliseconds ago), or session=TOKEN (all that the command saw which printed the token)
+    #[arg(long, value_name = "HOW", default_value = "strong", value_parser = consistency)]
+    pub(crate) consistency: Consistency,
+    /// The same as --consistency eventual
+    #[arg(long, conflicts_with = "consistency")]
     pub(crate) eventual: bool,
+    /// Print a session token to stderr, for --consistency of a later get
+    #[arg(long)]
+    pub(crate) print_session: bool,
+}
+
+/// What --consistency says.
+fn consistency(text: &str) -> Result<Consistency, String> {
+    match text.split_once('=') {
+        None if text == "strong" => Ok(Consistency::Strong),
+        None if text == "eventual" => Ok(Consistency::Eventual),
+        Some(("staleness", milliseconds)) => {
+            let milliseconds: u32 =
+                milliseconds.parse().map_err(|error| format!("staleness in milliseconds: {error}"))?;
+            Ok(Consistency::MaxStaleness(Duration::from_millis(milliseconds.into())))
+        }
+        Some(("session", token)) => {
+            let token = token.parse().map_err(|error: InvalidSessionToken| error.to_string())?;
+            Ok(Consistency::Session(token))
+        }
+        _ => Err("strong, eventual, staleness=MS or session=TOKEN".to_owned()),
+    }
 }
 
 /// Flags of `put`.
@@ -303,6 +328,9 @@ pub(crate) struct Put {
     /// Names this write (a UUID of version 7): the same command again gets the first result, and writes nothing
     #[arg(long, value_name = "UUID")]
     pub(crate) request_id: Option<RequestId>,
+    /// Print a session token to stderr, for --consistency of a later get
+    #[arg(long)]
+    pub(crate) print_session: bool,
 }
 
 /// Flags of `delete`.
@@ -316,6 +344,9 @@ pub(crate) struct Delete {
     /// Names this write (a UUID of version 7): the same command again gets the first result, and writes nothing
     #[arg(long, value_name = "UUID")]
     pub(crate) request_id: Option<RequestId>,
+    /// Print a session token to stderr, for --consistency of a later get
+    #[arg(long)]
+    pub(crate) print_session: bool,
 }
 
 /// Flags of `locate`.

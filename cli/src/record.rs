@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use anyhow::Context;
 use bytes::Bytes;
-use paddock_client::{Client, Consistency, Precondition, Record};
+use paddock_client::{Client, Consistency, Precondition, Record, SessionToken};
 use paddock_proto::limits::MESSAGE_BYTES_MAX;
 
 use crate::arguments::{Connection, Delete, Get, Put, RecordFormat};
@@ -13,8 +13,10 @@ use crate::{key, output, record_line};
 
 /// `get`: prints one record.
 pub(crate) async fn get(client: &Client, get: Get) -> anyhow::Result<()> {
-    let consistency = if get.eventual { Consistency::Eventual } else { Consistency::Strong };
-    let record = client.get_with(get.key.0, consistency).await?;
+    let consistency = if get.eventual { Consistency::Eventual } else { get.consistency };
+    let read = client.read(get.key.0, consistency).await?;
+    print_session(get.print_session, &read.session_token);
+    let record = read.result;
     match get.output {
         RecordFormat::Raw => print_raw(&record.value)?,
         RecordFormat::Json => {
@@ -23,6 +25,13 @@ pub(crate) async fn get(client: &Client, get: Get) -> anyhow::Result<()> {
         RecordFormat::Table => print_table(&record)?,
     }
     Ok(())
+}
+
+/// What a later read can ask to see at least.
+fn print_session(is_wanted: bool, token: &SessionToken) {
+    if is_wanted {
+        output::note(format_args!("session {token}"));
+    }
 }
 
 /// The bytes as they are; on a terminal the prompt gets a line of its own.
@@ -56,10 +65,9 @@ pub(crate) async fn put(connection: &Connection, put: Put) -> anyhow::Result<()>
         _ => Precondition::None,
     };
     let client = connection.connect().await?;
-    let version = match put.request_id {
-        Some(id) => client.put_named(id, put.key.0, value, precondition).await?,
-        None => client.put_with(put.key.0, value, precondition).await?,
-    };
+    let written = client.write_put(put.request_id, put.key.0, value, precondition).await?;
+    print_session(put.print_session, &written.session_token);
+    let version = written.result;
     output::print(format_args!("version {version}"))?;
     Ok(())
 }
@@ -76,10 +84,9 @@ fn read_stdin() -> anyhow::Result<Bytes> {
 /// `delete`: removes one record and says whether there was one.
 pub(crate) async fn delete(client: &Client, delete: Delete) -> anyhow::Result<()> {
     let precondition = delete.if_version.map_or(Precondition::None, Precondition::Version);
-    let outcome = match delete.request_id {
-        Some(id) => client.delete_named(id, delete.key.0, precondition).await?,
-        None => client.delete_with(delete.key.0, precondition).await?,
-    };
+    let written = client.write_delete(delete.request_id, delete.key.0, precondition).await?;
+    print_session(delete.print_session, &written.session_token);
+    let outcome = written.result;
     if outcome.deleted {
         output::print(format_args!("deleted, version {}", outcome.version))?;
     } else {

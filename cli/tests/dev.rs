@@ -107,6 +107,34 @@ fn keys_of_any_bytes_and_preconditions_work_end_to_end() {
 }
 
 #[test]
+fn a_session_reads_its_own_write_and_a_write_with_an_id_happens_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = Dev::start(directory.path());
+    let written = dev.run(&["put", "--print-session", "k", "1"]);
+    assert_code(&written, 0);
+    let said = stderr(&written);
+    let token = said.lines().find_map(|line| line.rsplit_once("session ")).unwrap().1.to_owned();
+    let session = format!("session={token}");
+    assert_eq!(stdout(&dev.run(&["get", "--consistency", &session, "k"])), "1");
+    assert_eq!(stdout(&dev.run(&["get", "--consistency", "staleness=5000", "k"])), "1");
+    assert_eq!(stdout(&dev.run(&["get", "--consistency", "eventual", "k"])), "1");
+    for nonsense in ["fresh", "staleness=soon", "session=not base64"] {
+        assert_code(&dev.run(&["get", "--consistency", nonsense, "k"]), 2);
+    }
+    let lost = dev.run(&["get", "--consistency", "session=AAAA", "k"]);
+    assert_code(&lost, 1);
+    assert!(stderr(&lost).contains("no session token"), "{}", stderr(&lost));
+
+    // An id of 2022: nobody remembers what was done under it.
+    let old = ["put", "--request-id", "017f22e2-79b0-7cc3-98c4-dc0c0c07398f", "k", "2"];
+    let refused = dev.run(&old);
+    assert_code(&refused, 1);
+    assert!(stderr(&refused).contains("request id"), "{}", stderr(&refused));
+    assert_eq!(stdout(&dev.run(&["get", "k"])), "1");
+    assert_code(&dev.run(&["put", "--request-id", "919108f7-52d1-4320-9bac-f847db4148a8", "k", "2"]), 2);
+}
+
+#[test]
 fn a_port_or_a_directory_in_use_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");

@@ -17,7 +17,8 @@ use crate::builder::Builder;
 use crate::error::{self, Error, Kind, WriteOutcome};
 use crate::identity::Identities;
 use crate::retry;
-use crate::types::{Consistency, Deleted, Mutation, Precondition, Record};
+use crate::session::{Session, SessionToken};
+use crate::types::{Consistency, Deleted, Mutation, Precondition, Record, Seen};
 
 /// A client of one router. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
@@ -60,6 +61,18 @@ impl Client {
         }
     }
 
+    /// A session, whose reads any replica may answer that has applied what the session has written and read.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        Session::new(self.clone(), SessionToken::default())
+    }
+
+    /// A session that goes on where another one was.
+    #[must_use]
+    pub fn resume_session(&self, token: SessionToken) -> Session {
+        Session::new(self.clone(), token)
+    }
+
     /// The URL that this client was connected to.
     #[must_use]
     pub fn endpoint(&self) -> &str {
@@ -74,20 +87,80 @@ impl Client {
         self.get_with(key, Consistency::Strong).await
     }
 
+    /// Reads one record, as fresh as asked for, and says what a session has seen with it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if no record has this key.
+    pub async fn read(&self, key: impl Into<Bytes>, consistency: Consistency) -> Result<Seen<Record>, Error> {
+        let (result, session_token) = self.get_seen(key.into(), consistency).await?;
+        Ok(Seen { result, session_token })
+    }
+
+    /// Writes one record if the precondition holds, under this request id or a fresh one, and says what a session has
+    /// seen with it.
+    ///
+    /// # Errors
+    /// As [`put_with`](Self::put_with) and [`put_named`](Self::put_named).
+    pub async fn write_put(
+        &self,
+        id: Option<RequestId>,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        precondition: Precondition,
+    ) -> Result<Seen<u64>, Error> {
+        let (key, value) = (key.into(), value.into());
+        let (result, session_token) = match id {
+            Some(_) => {
+                self.fits(key.len() + value.len())?;
+                self.put_as(id, key, value, precondition).await?
+            }
+            None => self.put_seen(key, value, precondition).await?,
+        };
+        Ok(Seen { result, session_token })
+    }
+
+    /// Removes one record if the precondition holds, under this request id or a fresh one, and says what a session has
+    /// seen with it.
+    ///
+    /// # Errors
+    /// As [`delete_with`](Self::delete_with) and [`delete_named`](Self::delete_named).
+    pub async fn write_delete(
+        &self,
+        id: Option<RequestId>,
+        key: impl Into<Bytes>,
+        precondition: Precondition,
+    ) -> Result<Seen<Deleted>, Error> {
+        let (result, session_token) = match id {
+            Some(_) => self.delete_as(id, key.into(), precondition).await?,
+            None => self.delete_seen(key.into(), precondition).await?,
+        };
+        Ok(Seen { result, session_token })
+    }
+
     /// Reads one record, as fresh as asked for.
     ///
     /// # Errors
     /// [`Error::NotFound`] if no record has this key.
     pub async fn get_with(&self, key: impl Into<Bytes>, consistency: Consistency) -> Result<Record, Error> {
-        let request =
-            v1::GetRequest { key: key.into(), consistency: consistency.into_wire(), ..Default::default() };
+        Ok(self.get_seen(key.into(), consistency).await?.0)
+    }
+
+    /// The same, and what a session has seen with it.
+    pub(crate) async fn get_seen(
+        &self,
+        key: Bytes,
+        consistency: Consistency,
+    ) -> Result<(Record, SessionToken), Error> {
+        let request = v1::GetRequest { key, consistency: consistency.into_wire(), ..Default::default() };
         let response = self
             .call(Kind::Read, &request, |request| {
                 let mut service = self.key_value.clone();
                 async move { service.get(request).await }
             })
             .await?;
-        response.record.map(Record::from).ok_or_else(|| protocol("a read without a record", Kind::Read))
+        let record = response.record.map(Record::from);
+        let record = record.ok_or_else(|| protocol("a read without a record", Kind::Read))?;
+        Ok((record, seen(response.meta)))
     }
 
     /// Writes one record, whatever was there. Returns the version that it made.
@@ -115,7 +188,16 @@ impl Client {
         value: impl Into<Bytes>,
         precondition: Precondition,
     ) -> Result<u64, Error> {
-        let (key, value) = (key.into(), value.into());
+        Ok(self.put_seen(key.into(), value.into(), precondition).await?.0)
+    }
+
+    /// The same, and what a session has seen with it.
+    pub(crate) async fn put_seen(
+        &self,
+        key: Bytes,
+        value: Bytes,
+        precondition: Precondition,
+    ) -> Result<(u64, SessionToken), Error> {
         self.fits(key.len() + value.len())?;
         let first = self.put_as(self.fresh_id(), key.clone(), value.clone(), precondition.clone()).await;
         match first {
@@ -140,7 +222,7 @@ impl Client {
     ) -> Result<u64, Error> {
         let (key, value) = (key.into(), value.into());
         self.fits(key.len() + value.len())?;
-        self.put_as(Some(id), key, value, precondition).await
+        Ok(self.put_as(Some(id), key, value, precondition).await?.0)
     }
 
     async fn put_as(
@@ -149,7 +231,7 @@ impl Client {
         key: Bytes,
         value: Bytes,
         precondition: Precondition,
-    ) -> Result<u64, Error> {
+    ) -> Result<(u64, SessionToken), Error> {
         let request = v1::PutRequest {
             key,
             value: Some(value),
@@ -163,7 +245,7 @@ impl Client {
                 async move { service.put(request).await }
             })
             .await?;
-        Ok(response.version)
+        Ok((response.version, seen(response.meta)))
     }
 
     /// An id for a write, where ids are in use.
@@ -201,7 +283,15 @@ impl Client {
         key: impl Into<Bytes>,
         precondition: Precondition,
     ) -> Result<Deleted, Error> {
-        let key = key.into();
+        Ok(self.delete_seen(key.into(), precondition).await?.0)
+    }
+
+    /// The same, and what a session has seen with it.
+    pub(crate) async fn delete_seen(
+        &self,
+        key: Bytes,
+        precondition: Precondition,
+    ) -> Result<(Deleted, SessionToken), Error> {
         match self.delete_as(self.fresh_id(), key.clone(), precondition.clone()).await {
             Err(error) if self.learned_from(&error) => {
                 self.delete_as(self.fresh_id(), key, precondition).await
@@ -220,7 +310,7 @@ impl Client {
         key: impl Into<Bytes>,
         precondition: Precondition,
     ) -> Result<Deleted, Error> {
-        self.delete_as(Some(id), key.into(), precondition).await
+        Ok(self.delete_as(Some(id), key.into(), precondition).await?.0)
     }
 
     async fn delete_as(
@@ -228,7 +318,7 @@ impl Client {
         id: Option<RequestId>,
         key: Bytes,
         precondition: Precondition,
-    ) -> Result<Deleted, Error> {
+    ) -> Result<(Deleted, SessionToken), Error> {
         let request = v1::DeleteRequest {
             key,
             precondition: precondition.into_wire(),
@@ -241,7 +331,8 @@ impl Client {
                 async move { service.delete(request).await }
             })
             .await?;
-        Ok(Deleted { deleted: response.deleted, version: response.version })
+        let deleted = Deleted { deleted: response.deleted, version: response.version };
+        Ok((deleted, seen(response.meta)))
     }
 
     /// Reads many keys, at most 1,000, across partitions. One result per key, in the order of the keys;
@@ -254,7 +345,16 @@ impl Client {
         keys: impl IntoIterator<Item = impl Into<Bytes>>,
         consistency: Consistency,
     ) -> Result<Vec<Result<Record, Error>>, Error> {
-        let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
+        let keys = keys.into_iter().map(Into::into).collect();
+        Ok(self.batch_get_seen(keys, consistency).await?.0)
+    }
+
+    /// The same, and what a session has seen with it.
+    pub(crate) async fn batch_get_seen(
+        &self,
+        keys: Vec<Bytes>,
+        consistency: Consistency,
+    ) -> Result<(Vec<Result<Record, Error>>, SessionToken), Error> {
         let expected = keys.len();
         let request = v1::BatchGetRequest { keys, consistency: consistency.into_wire(), omit_value: false };
         let response = self
@@ -264,7 +364,8 @@ impl Client {
             })
             .await?;
         counted(response.results.len(), expected, Kind::Read)?;
-        Ok(response.results.into_iter().map(read_result).collect())
+        let records = response.results.into_iter().map(read_result).collect();
+        Ok((records, SessionToken(response.session_token)))
     }
 
     /// Does many independent writes, at most 1,000 and 4 MiB, across partitions. It is not atomic: each has
@@ -280,7 +381,15 @@ impl Client {
         &self,
         mutations: impl IntoIterator<Item = Mutation>,
     ) -> Result<Vec<Result<u64, Error>>, Error> {
-        let named = |mutation| (self.request_ids.then(|| self.identities.next()), mutation);
+        Ok(self.batch_write_seen(mutations).await?.0)
+    }
+
+    /// The same, and what a session has seen with it.
+    pub(crate) async fn batch_write_seen(
+        &self,
+        mutations: impl IntoIterator<Item = Mutation>,
+    ) -> Result<(Vec<Result<u64, Error>>, SessionToken), Error> {
+        let named = |mutation| (self.fresh_id(), mutation);
         self.batch_write_as(mutations.into_iter().map(named)).await
     }
 
@@ -293,13 +402,14 @@ impl Client {
         &self,
         mutations: impl IntoIterator<Item = (RequestId, Mutation)>,
     ) -> Result<Vec<Result<u64, Error>>, Error> {
-        self.batch_write_as(mutations.into_iter().map(|(id, mutation)| (Some(id), mutation))).await
+        let named = mutations.into_iter().map(|(id, mutation)| (Some(id), mutation));
+        Ok(self.batch_write_as(named).await?.0)
     }
 
     async fn batch_write_as(
         &self,
         mutations: impl Iterator<Item = (Option<RequestId>, Mutation)>,
-    ) -> Result<Vec<Result<u64, Error>>, Error> {
+    ) -> Result<(Vec<Result<u64, Error>>, SessionToken), Error> {
         let (mut size_bytes, mut kind) = (0, Kind::NamedWrite);
         let mutations: Vec<v1::Mutation> = mutations
             .map(|(id, mutation)| {
@@ -331,7 +441,7 @@ impl Client {
         if let Some(clock_ms) = told {
             self.identities.learn(clock_ms);
         }
-        Ok(results)
+        Ok((results, SessionToken(response.session_token)))
     }
 
     /// Refuses here what no server would decode: it would answer with less helpful words.
@@ -401,6 +511,10 @@ impl Client {
             }),
         }
     }
+}
+
+fn seen(meta: Option<v1::ResponseMeta>) -> SessionToken {
+    SessionToken(meta.map(|meta| meta.session_token).unwrap_or_default())
 }
 
 fn kind_of(id: Option<RequestId>) -> Kind {

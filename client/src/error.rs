@@ -10,6 +10,8 @@ use paddock_proto::google::rpc;
 use tonic::{Code, Status};
 use tonic_types::{ErrorInfo, RpcStatusExt, StatusExt};
 
+use crate::session::SessionToken;
+
 /// The domain of our reasons in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "paddockdb";
 
@@ -37,12 +39,16 @@ pub enum Error {
     NotFound {
         /// The server's words.
         message: String,
+        /// How far the partition was, where the server told it.
+        session_token: Option<SessionToken>,
     },
     /// [`Precondition::Absent`](crate::Precondition::Absent) found a record.
     #[error("already exists: {message}")]
     AlreadyExists {
         /// The record's version, where the server told it.
         current_version: Option<u64>,
+        /// How far the partition was, where the server told it.
+        session_token: Option<SessionToken>,
         /// The server's words.
         message: String,
     },
@@ -51,6 +57,8 @@ pub enum Error {
     PreconditionFailed {
         /// The record's version; 0 if there is no record.
         current_version: u64,
+        /// How far the partition was, where the server told it.
+        session_token: Option<SessionToken>,
         /// The server's words.
         message: String,
     },
@@ -63,6 +71,18 @@ pub enum Error {
     /// The request can never succeed as it stands: it breaks a rule or a limit, which the message names.
     #[error("{message}")]
     InvalidArgument {
+        /// The server's words.
+        message: String,
+    },
+    /// No replica is as fresh as the read asks for.
+    #[error("not fresh enough: {message}")]
+    ReplicaBehind {
+        /// The server's words.
+        message: String,
+    },
+    /// What the session has seen is no more: the partition's data was replaced, or the token is none. Begin another one.
+    #[error("session lost: {message}")]
+    SessionLost {
         /// The server's words.
         message: String,
     },
@@ -168,10 +188,21 @@ impl Error {
         matches!(
             self,
             Error::Unavailable { .. }
+                | Error::ReplicaBehind { .. }
                 | Error::Overloaded { .. }
                 | Error::DeadlineExceeded { .. }
                 | Error::UnknownOutcome { .. }
         )
+    }
+
+    /// How far the partition was that told something of a record in failing.
+    pub(crate) fn session_token(&self) -> Option<&SessionToken> {
+        match self {
+            Error::NotFound { session_token, .. }
+            | Error::AlreadyExists { session_token, .. }
+            | Error::PreconditionFailed { session_token, .. } => session_token.as_ref(),
+            _ => None,
+        }
     }
 
     /// The error of the last attempt of several, of which an earlier one may have been done: what this one says of
@@ -297,6 +328,7 @@ impl Answer {
     fn into_error(self, source: Option<Box<Status>>) -> Error {
         let write_outcome = self.write_outcome();
         let current_version = self.current_version();
+        let session_token = self.metadata("session_token").and_then(|text| text.parse().ok());
         let reason = self.info.as_ref().map_or("", |info| info.reason.as_str());
         match (reason, self.code) {
             ("DISK_FULL", _) => Error::DiskFull { message: self.message },
@@ -307,10 +339,15 @@ impl Answer {
             },
             ("TRANSFER_REFUSED", _) => Error::TransferRefused { message: self.message },
             ("WRONG_NODE", _) => Error::Unavailable { message: self.message, source },
-            (_, Code::NotFound) => Error::NotFound { message: self.message },
-            (_, Code::AlreadyExists) => Error::AlreadyExists { current_version, message: self.message },
+            ("REPLICA_BEHIND", _) => Error::ReplicaBehind { message: self.message },
+            ("SESSION_TOKEN_INVALID", _) => Error::SessionLost { message: self.message },
+            (_, Code::NotFound) => Error::NotFound { message: self.message, session_token },
+            (_, Code::AlreadyExists) => {
+                Error::AlreadyExists { current_version, session_token, message: self.message }
+            }
             (_, Code::FailedPrecondition) => Error::PreconditionFailed {
                 current_version: current_version.unwrap_or(0),
+                session_token,
                 message: self.message,
             },
             (_, Code::InvalidArgument | Code::OutOfRange) => Error::InvalidArgument { message: self.message },

@@ -7,6 +7,7 @@ mod client;
 mod error;
 mod identity;
 mod retry;
+mod session;
 mod types;
 
 pub use admin::messages;
@@ -14,4 +15,5 @@ pub use builder::Builder;
 pub use client::Client;
 pub use error::{Error, WriteOutcome};
 pub use paddock_proto::request_id::{InvalidRequestId, RequestId};
-pub use types::{Consistency, Deleted, Mutation, Precondition, Record};
+pub use session::{InvalidSessionToken, Session, SessionToken};
+pub use types::{Consistency, Deleted, Mutation, Precondition, Record, Seen};

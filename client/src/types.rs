@@ -1,7 +1,11 @@
 //! The client's own types, and the one place where they turn into wire types and back.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use paddock_proto::v1;
+
+use crate::session::SessionToken;
 
 /// One stored record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,13 +19,17 @@ pub struct Record {
 }
 
 /// How fresh a read must be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Consistency {
     /// Linearizable: served by the partition's leader under a lease.
     #[default]
     Strong,
     /// Any replica, whatever it has applied: no promise of freshness.
     Eventual,
+    /// Any replica that has applied everything that was committed so long ago. Counted in milliseconds; at most 49 days.
+    MaxStaleness(Duration),
+    /// Any replica that has applied all that a session has seen: see [`Session`](crate::Session).
+    Session(SessionToken),
 }
 
 /// Guards one write: it happens only if the condition holds.
@@ -84,6 +92,15 @@ pub struct Deleted {
     pub version: u64,
 }
 
+/// What came of a request, and what a session has seen with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen<T> {
+    /// What came of it.
+    pub result: T,
+    /// For a later read that must see at least as much: [`Consistency::Session`].
+    pub session_token: SessionToken,
+}
+
 impl From<v1::Record> for Record {
     fn from(wire: v1::Record) -> Self {
         Record { key: wire.key, value: wire.value, version: wire.version }
@@ -93,12 +110,16 @@ impl From<v1::Record> for Record {
 impl Consistency {
     /// The wire's form: unset means strong.
     pub(crate) fn into_wire(self) -> Option<v1::ReadConsistency> {
-        match self {
-            Consistency::Strong => None,
-            Consistency::Eventual => Some(v1::ReadConsistency {
-                requirement: Some(v1::read_consistency::Requirement::Eventual(true)),
-            }),
-        }
+        use v1::read_consistency::Requirement;
+        let requirement = match self {
+            Consistency::Strong => return None,
+            Consistency::Eventual => Requirement::Eventual(true),
+            Consistency::MaxStaleness(bound) => {
+                Requirement::MaxStalenessMs(u32::try_from(bound.as_millis()).unwrap_or(u32::MAX))
+            }
+            Consistency::Session(token) => Requirement::SessionToken(token.0),
+        };
+        Some(v1::ReadConsistency { requirement: Some(requirement) })
     }
 }
 

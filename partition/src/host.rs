@@ -1,6 +1,7 @@
 //! The replicas of one node: started and stopped as the cluster's map assigns them, and found by those who
 //! bring operations and messages.
 
+pub mod anywhere;
 mod leaving;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +11,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use crossbeam_channel::TrySendError;
 use paddock_coordination::bootstrap::{self, PlaceOutcome};
 use paddock_coordination::cluster_map::{ClusterMap, Partition};
@@ -18,7 +18,7 @@ use paddock_coordination::{
     ClusterId, ClusterRecord, Coordinator, Epoch, Member, NodeId, PartitionId, PartitionState, Version, Watch,
 };
 use paddock_proto::limits::MESSAGE_BYTES_MAX;
-use paddock_storage::{Options, Readable, Reader};
+use paddock_storage::{Options, Reader};
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{mpsc, watch};
@@ -27,18 +27,17 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 use ulid::Ulid;
 
-use crate::admission::read_failure;
 use crate::assignment::{Addresses, addresses};
 use crate::clock::Clock;
 use crate::configuration::ConfigurationClient;
 use crate::inbox::{Delivery, Inbox, inbox};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ReplicaMetrics};
 use crate::node::NodeDirectory;
 use crate::opening::{Faces, Identity, open_store};
 use crate::operation::{Answer, Arrival, Budget, Failure, Operation, Replies};
 use crate::peer::PeerNetwork;
 use crate::replica::config::WINDOW_BYTES_MAX;
-use crate::replica::{Event, Message, ObservedState, RoleName};
+use crate::replica::{Event, Message, ObservedState};
 use crate::reply::{Reply, ReplySender};
 use crate::runtime::OwnerLoop;
 use crate::snapshot::{CatchUp, CatchUpNode, CatchUpOptions, NetworkCourier, Outgoing, Served};
@@ -117,6 +116,7 @@ struct Hosted {
     outgoing: Arc<Outgoing>,
     /// What it has under way on its disk beside its owner loop.
     tasks: TaskTracker,
+    metrics: Arc<ReplicaMetrics>,
     status: StatusCell,
     /// The state that it was told last: its version, and its nonce, since a state that was deleted and made again
     /// may have an old version.
@@ -269,11 +269,7 @@ impl Host {
 
     /// Brings operations of one stream to a partition, in order.
     pub fn deliver_operations(&self, partition: PartitionId, operations: Vec<Arrival>, sender: &ReplySender) {
-        let fail = |operation_id: u64, failure: Failure| Reply {
-            operation_id,
-            epoch: Epoch(0),
-            answer: Answer::Failed(failure),
-        };
+        let fail = Reply::unheard;
         let replicas = self.replicas.load();
         let Some(hosted) = replicas.get(&partition) else {
             let not_here =
@@ -324,30 +320,6 @@ impl Host {
                 let _ = hosted.inbox.deliver(Delivery::Messages { from, messages, permit });
             }
         }
-    }
-
-    /// Reads whatever this node's replica has applied, without its owner loop.
-    #[must_use]
-    pub fn read_eventual(&self, partition: PartitionId, key: &Bytes, omit_value: bool) -> (Epoch, Answer) {
-        let replicas = self.replicas.load();
-        let Some(hosted) = replicas.get(&partition) else {
-            return (Epoch(0), Answer::Failed(Failure::NotLeader { leader: None }));
-        };
-        let status = hosted.status.load();
-        if status.role == RoleName::Quarantined {
-            let problem = status.problem.clone().unwrap_or_default();
-            return (status.epoch, Answer::Failed(Failure::Unavailable(problem)));
-        }
-        let answer = match hosted.reader.load().get_record(key) {
-            Ok(mut record) => {
-                if omit_value && let Some(record) = &mut record {
-                    record.value = Bytes::new();
-                }
-                Answer::Read(record)
-            }
-            Err(error) => Answer::Failed(read_failure(error)),
-        };
-        (status.epoch, answer)
     }
 
     /// Follows the cluster's map until the node stops.
@@ -506,6 +478,7 @@ impl Host {
             reader: Arc::clone(&owner.shared_reader),
             outgoing,
             tasks,
+            metrics: Arc::clone(&owner.metrics),
             status: owner.status.clone(),
             told: Mutex::new(None),
             state: ArcSwap::from_pointee(state.clone()),

@@ -34,7 +34,8 @@
 //!    advances, and the answer goes into the stream's queue ([`reply`]).
 //!
 //! A Get takes the same way to the owner loop, waits there until the leader's lease lets it be read, and leaves no entry.
-//! An eventual Get is read where it arrives, by [`host::Host::read_eventual`].
+//! A Get of another consistency is read where it arrives, by [`host::Host::read_here`], at any replica: unless what its
+//! session has seen is not applied there yet, for which the owner loop waits.
 
 #![forbid(unsafe_code)]
 

@@ -57,6 +57,9 @@ pub struct Metrics {
     replayed: Family<PartitionLabel, Counter>,
     refused_ids: Family<PartitionLabel, Counter>,
     log_first: Family<PartitionLabel, Gauge>,
+    staleness: Family<PartitionLabel, Gauge>,
+    reads_anywhere: Family<PartitionLabel, Counter>,
+    reads_behind: Family<PartitionLabel, Counter>,
     answers_waiting: Gauge,
     snapshots: SnapshotMetrics,
     foreground: Arc<Foreground>,
@@ -82,6 +85,9 @@ impl Default for Metrics {
             replayed: Family::default(),
             refused_ids: Family::default(),
             log_first: Family::default(),
+            staleness: Family::default(),
+            reads_anywhere: Family::default(),
+            reads_behind: Family::default(),
             answers_waiting: Gauge::default(),
             snapshots: SnapshotMetrics::default(),
             foreground: Arc::default(),
@@ -135,6 +141,12 @@ impl Metrics {
         registry.register_with_unit("snapshot_received", received, Unit::Bytes, received_bytes.clone());
         let places = "Times that a snapshot took a replica's store's place";
         registry.register("snapshots_installed", places, installed.clone());
+        let staleness = "How old what reads at this replica see may be; absent where it does not know";
+        registry.register("staleness_milliseconds", staleness, self.staleness.clone());
+        let anywhere = "Reads of other than strong consistency that this replica answered at once";
+        registry.register("reads_anywhere", anywhere, self.reads_anywhere.clone());
+        let behind = "Of those, refused since this replica was not fresh enough";
+        registry.register("reads_behind", behind, self.reads_behind.clone());
         let waiting = "Parts of the index that wait for compaction; with more than 4 writes wait, too";
         registry.register("waiting_tails", waiting, self.waiting_tails.clone());
         registry.register_with_unit("disk", "Size of the files", Unit::Bytes, self.disk_bytes.clone());
@@ -172,6 +184,8 @@ impl Metrics {
             replayed: self.replayed.get_or_create(&label).clone(),
             refused_ids: self.refused_ids.get_or_create(&label).clone(),
             foreground: self.foreground(),
+            reads_anywhere: self.reads_anywhere.get_or_create(&label).clone(),
+            reads_behind: self.reads_behind.get_or_create(&label).clone(),
         })
     }
 
@@ -184,7 +198,8 @@ impl Metrics {
         let registry = self.registry.lock();
         // A replica that has left must not go on leading in the graphs.
         let gauges = [&self.leading, &self.committed, &self.applied, &self.records, &self.disk_bytes];
-        for family in gauges.into_iter().chain([&self.waiting_tails, &self.request_ids, &self.log_first]) {
+        let more = [&self.waiting_tails, &self.request_ids, &self.log_first, &self.staleness];
+        for family in gauges.into_iter().chain(more) {
             family.clear();
         }
         for status in statuses {
@@ -197,6 +212,9 @@ impl Metrics {
             set(&self.applied, status.applied.0);
             set(&self.records, status.records);
             set(&self.request_ids, status.request_ids);
+            if let Some(staleness_ms) = status.staleness_ms {
+                set(&self.staleness, staleness_ms);
+            }
             set(&self.disk_bytes, status.store.disk_bytes);
             set(&self.waiting_tails, status.store.compaction.waiting_tails);
             set(&self.log_first, status.log_first.0);
@@ -218,6 +236,8 @@ pub struct ReplicaMetrics {
     replayed: Counter,
     refused_ids: Counter,
     foreground: Arc<Foreground>,
+    reads_anywhere: Counter,
+    reads_behind: Counter,
 }
 
 impl ReplicaMetrics {
@@ -252,6 +272,14 @@ impl ReplicaMetrics {
         self.transfers_failed.inc();
     }
 
+    /// A read of other than strong consistency was answered, or refused since this replica is behind.
+    pub fn read_anywhere(&self, is_behind: bool) {
+        self.reads_anywhere.inc();
+        if is_behind {
+            self.reads_behind.inc();
+        }
+    }
+
     /// Times one fsync.
     pub fn time_sync<T>(&self, sync: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
@@ -278,6 +306,8 @@ mod tests {
             role: RoleName::Leader,
             epoch: Epoch(1),
             leader: None,
+            lineage: None,
+            staleness_ms: None,
             last: Sequence(1),
             commit: Sequence(1),
             applied: Sequence(1),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use paddock_coordination::{Epoch, NodeId};
 use paddock_proto::request_id::RequestId;
 use paddock_storage::{Record, Sequence};
+use ulid::Ulid;
 
 use crate::clock::Timestamp;
 use crate::reply::{Reply, ReplySender};
@@ -83,6 +84,15 @@ pub enum Kind {
         /// Return no value.
         omit_value: bool,
     },
+    /// Read one key at this replica, once it has applied an entry.
+    ReadAfter {
+        /// The key.
+        key: Bytes,
+        /// Return no value.
+        omit_value: bool,
+        /// The entry.
+        after: Sequence,
+    },
     /// Write one key.
     Write(Write),
     /// Read a run of records in key order, linearizably.
@@ -100,7 +110,7 @@ impl Kind {
     pub fn size_bytes(&self) -> usize {
         OVERHEAD_BYTES
             + match self {
-                Kind::Read { key, .. } => key.len(),
+                Kind::Read { key, .. } | Kind::ReadAfter { key, .. } => key.len(),
                 Kind::Write(write) => {
                     let expected = match &write.precondition {
                         Some(Precondition::Value(expected)) => expected.len(),
@@ -193,6 +203,12 @@ pub enum Failure {
     /// The leader's disk is full.
     #[error("{0}")]
     DiskFull(String),
+    /// This replica is not as fresh as the read asks for.
+    #[error("{0}")]
+    Behind(String),
+    /// The session's token is of another life of the partition.
+    #[error("{0}")]
+    SessionInvalid(String),
     /// The request's id is older than what the partition remembers.
     #[error(
         "the request id is older than what this partition remembers: whether it was done before cannot be told"
@@ -272,17 +288,40 @@ impl Drop for Operation {
             } else {
                 Failure::Unavailable("the replica stopped before the operation was begun".into())
             };
-            let reply =
-                Reply { operation_id: self.operation_id, epoch: Epoch(0), answer: Answer::Failed(failure) };
+            let reply = Reply::unheard(self.operation_id, failure);
             sender.send(vec![reply]);
         }
     }
+}
+
+/// How far a replica was when it answered, for whoever wants to see at least as much the next time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The partition's life.
+    pub partition_uuid: Ulid,
+    /// Its lineage.
+    pub lineage: u64,
+    /// What was applied.
+    pub applied: Sequence,
+}
+
+/// How fresh a read at any replica must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Whatever is applied.
+    Any,
+    /// Everything that was committed so many milliseconds ago.
+    Within(u64),
+    /// At least what a session has seen.
+    AtLeast(Standing),
 }
 
 /// The answers of one round of the owner loop, gathered by stream.
 #[derive(Debug, Default)]
 pub struct Replies {
     batches: Vec<(ReplySender, Vec<Reply>)>,
+    /// What is applied now; `None` before the partition's state was seen.
+    pub standing: Option<Standing>,
 }
 
 impl Replies {
@@ -294,7 +333,8 @@ impl Replies {
     /// Answers an operation that is not over: it keeps its share of the budget until it is dropped.
     pub fn answer_early(&mut self, operation: &mut Operation, epoch: Epoch, answer: Answer) {
         let Some(sender) = operation.sender.take() else { return };
-        let reply = Reply { operation_id: operation.operation_id, epoch, answer };
+        let standing = self.standing;
+        let reply = Reply { operation_id: operation.operation_id, epoch, answer, standing };
         // A handful of streams reach a partition, so a scan beats a map.
         match self.batches.iter_mut().find(|(other, _)| other.is_same(&sender)) {
             Some((_, replies)) => replies.push(reply),

@@ -12,7 +12,7 @@ use paddock_coordination::Epoch;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc};
 
-use crate::operation::{Answer, Failure};
+use crate::operation::{Answer, Failure, Standing};
 
 /// With so many bytes of answers waiting, a stream has no room for more: for what one round of the owner loop
 /// adds, it may go beyond.
@@ -30,6 +30,16 @@ pub struct Reply {
     pub epoch: Epoch,
     /// How it went.
     pub answer: Answer,
+    /// What was applied then, where anything was looked at.
+    pub standing: Option<Standing>,
+}
+
+impl Reply {
+    /// The failure of an operation that no replica has looked at.
+    #[must_use]
+    pub fn unheard(operation_id: u64, failure: Failure) -> Self {
+        Reply { operation_id, epoch: Epoch(0), answer: Answer::Failed(failure), standing: None }
+    }
 }
 
 impl Answer {
@@ -47,6 +57,8 @@ impl Answer {
                     | Failure::ValueTooLarge(text)
                     | Failure::Unavailable(text)
                     | Failure::Overloaded(text)
+                    | Failure::Behind(text)
+                    | Failure::SessionInvalid(text)
                     | Failure::DiskFull(text),
                 ) => text.len(),
                 Answer::Written { .. } | Answer::Failed(_) => 0,
@@ -182,7 +194,7 @@ mod tests {
             version: Sequence(1),
             ..Record::default()
         };
-        Reply { operation_id, epoch: Epoch(1), answer: Answer::Read(Some(record)) }
+        Reply { operation_id, epoch: Epoch(1), answer: Answer::Read(Some(record)), standing: None }
     }
 
     #[tokio::test]

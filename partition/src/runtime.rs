@@ -160,6 +160,7 @@ impl OwnerLoop {
         if let Some(request) = control.transfer {
             self.begin_transfer(request)?;
         }
+        self.stand();
         self.drain(first)?;
         if self.clock.now() >= self.replica.next_deadline() {
             self.step(Event::Tick)?;
@@ -173,6 +174,7 @@ impl OwnerLoop {
         }
         self.mark_when_idle()?;
         self.serve_reads();
+        self.serve_sessions();
         self.expire();
         self.flush();
         Ok(!control.stop)
@@ -310,6 +312,7 @@ impl OwnerLoop {
             Effect::Apply { through } => {
                 self.store.apply(through)?;
                 self.retries.applied(through);
+                self.stand();
                 let Round { waiting, overlay, replies, .. } = &mut self.round;
                 waiting.applied(through, self.replica.epoch(), overlay, replies);
                 return Ok(Some(Event::Applied { through }));
@@ -356,6 +359,9 @@ impl OwnerLoop {
                 self.answer_late(operation);
             } else if matches!(operation.kind, Kind::Write(_)) {
                 self.round.postponed.push_back(operation);
+            } else if let Kind::ReadAfter { after, .. } = operation.kind {
+                let read = WaitingRead { operation, after, answer: None };
+                self.round.waiting.sessions.push_back((now, read));
             } else {
                 self.round.waiting.reads.push_back(WaitingRead::fresh(operation));
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use paddock_coordination::{Epoch, NodeId, PartitionId};
 use paddock_storage::{ReplicatedStore, Sequence, Stats};
+use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
 use crate::replica::{Replica, RoleName};
@@ -25,6 +26,10 @@ pub struct ReplicaStatus {
     pub epoch: Epoch,
     /// Who leads, as far as it knows.
     pub leader: Option<NodeId>,
+    /// The partition's lineage, once its state was seen.
+    pub lineage: Option<u64>,
+    /// How old what its reads see may be, in milliseconds; `None`: it does not know.
+    pub staleness_ms: Option<u64>,
     /// The end of its log.
     pub last: Sequence,
     /// What it knows to be committed.
@@ -51,6 +56,7 @@ pub struct StatusCell {
     partition: PartitionId,
     current: Arc<ArcSwap<ReplicaStatus>>,
     published: Timestamp,
+    fresh_as_of: Arc<Mutex<Option<(Timestamp, Sequence)>>>,
 }
 
 impl StatusCell {
@@ -62,14 +68,26 @@ impl StatusCell {
         store: &ReplicatedStore,
         retries: &Retries,
     ) -> Self {
-        let first = snapshot(partition, replica, store, retries, &NoCourier);
-        StatusCell { partition, current: Arc::new(ArcSwap::from_pointee(first)), published: Timestamp(0) }
+        let first = snapshot(Timestamp(0), partition, replica, store, retries, &NoCourier);
+        StatusCell {
+            partition,
+            current: Arc::new(ArcSwap::from_pointee(first)),
+            published: Timestamp(0),
+            fresh_as_of: Arc::default(),
+        }
     }
 
     /// The newest snapshot.
     #[must_use]
     pub fn load(&self) -> Arc<ReplicaStatus> {
         self.current.load_full()
+    }
+
+    /// A read that sees this entry sees everything that was committed before this moment; `None`: the replica does not
+    /// know.
+    #[must_use]
+    pub fn fresh_as_of(&self) -> Option<(Timestamp, Sequence)> {
+        *self.fresh_as_of.lock()
     }
 
     /// Takes a snapshot, if the last one is old or tells another role.
@@ -81,18 +99,22 @@ impl StatusCell {
         retries: &Retries,
         courier: &dyn Courier,
     ) {
+        *self.fresh_as_of.lock() = replica.fresh_as_of();
         let last = self.current.load();
-        let same =
-            last.role == replica.role() && last.epoch == replica.epoch() && last.leader == replica.leader();
+        let same = last.role == replica.role()
+            && last.epoch == replica.epoch()
+            && last.leader == replica.leader()
+            && last.lineage == replica.lineage();
         if same && now.0 < self.published.0 + REFRESH_MS {
             return;
         }
         self.published = now;
-        self.current.store(Arc::new(snapshot(self.partition, replica, store, retries, courier)));
+        self.current.store(Arc::new(snapshot(now, self.partition, replica, store, retries, courier)));
     }
 }
 
 fn snapshot(
+    now: Timestamp,
     partition: PartitionId,
     replica: &Replica,
     store: &ReplicatedStore,
@@ -105,6 +127,8 @@ fn snapshot(
         role: replica.role(),
         epoch: replica.epoch(),
         leader: replica.leader(),
+        lineage: replica.lineage(),
+        staleness_ms: replica.fresh_as_of().map(|(as_of, _)| now.since(as_of)),
         last: replica.last().sequence,
         commit: replica.commit(),
         applied: store.applied(),

@@ -51,6 +51,8 @@ pub struct Waiting {
     writes: VecDeque<WaitingWrite>,
     /// In the order of arrival.
     pub reads: VecDeque<WaitingRead>,
+    /// Reads that any replica may answer once it has applied enough, with when they came.
+    pub sessions: VecDeque<(Timestamp, WaitingRead)>,
 }
 
 impl Waiting {
@@ -88,6 +90,16 @@ impl Waiting {
             if write.operation.deadline <= now && !write.operation.is_answered() {
                 let answer = Answer::Failed(Failure::DeadlineExceeded { begun: true });
                 replies.answer_early(&mut write.operation, epoch, answer);
+            }
+        }
+        if self.sessions.iter().any(|(_, read)| read.operation.deadline <= now) {
+            for (since, read) in std::mem::take(&mut self.sessions) {
+                if read.operation.deadline <= now {
+                    let answer = Answer::Failed(Failure::DeadlineExceeded { begun: false });
+                    replies.answer(read.operation, epoch, answer);
+                } else {
+                    self.sessions.push_back((since, read));
+                }
             }
         }
         if self.reads.iter().any(|read| read.operation.deadline <= now) {

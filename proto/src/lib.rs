@@ -14,6 +14,7 @@
 
 pub mod limits;
 pub mod request_id;
+mod session;
 
 // Nested as the packages are, since the generated code refers to other packages by relative paths.
 mod paddock {

@@ -166,7 +166,7 @@ impl Admin {
         }
         let records_max = if page_size == 0 { PAGE_SIZE_DEFAULT } else { page_size };
         let kind = operation::Kind::ReadRange(ReadRangeOperation { after_key, records_max });
-        Ok(Job { place: Place::Partition(partition), server: Server::Leader, kind })
+        Ok(Job { place: Place::Partition(partition), server: Server::Leader, session: None, kind })
     }
 }
 

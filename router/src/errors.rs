@@ -14,6 +14,8 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::session::Session;
+
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "paddockdb";
 
@@ -52,7 +54,8 @@ pub struct Failure {
     pub write_fate: Option<WriteFate>,
     /// The field of the request that is at fault.
     pub field: Option<String>,
-    /// More for `ErrorInfo`'s metadata: "current_version", "leader", "epoch", "limit", "actual".
+    /// More for `ErrorInfo`'s metadata: "current_version", "leader", "epoch", "limit", "actual",
+    /// "clock_ms", "session_token".
     pub metadata: Vec<(&'static str, String)>,
 }
 
@@ -128,6 +131,21 @@ impl Failure {
         Failure { write_fate: Some(fate), ..self }
     }
 
+    /// True if it tells something of a record: that there is one, or none, or another one than was expected.
+    #[must_use]
+    pub fn is_of_record(&self) -> bool {
+        matches!(
+            self.reason,
+            ErrorReason::KeyExists | ErrorReason::KeyNotFound | ErrorReason::PreconditionFailed
+        )
+    }
+
+    /// The same with how far the partition was, for reads that must see at least as much.
+    #[must_use]
+    pub fn seen_at(self, session: &Session) -> Self {
+        self.with("session_token", &session.to_text())
+    }
+
     /// The same as item `index` of a repeated field: the message and the field name it.
     #[must_use]
     pub fn at_item(mut self, list: &str, index: usize) -> Self {
@@ -152,10 +170,13 @@ impl Failure {
             ErrorReason::RequestIdExpired | ErrorReason::RequestIdAhead => Code::OutOfRange,
             ErrorReason::KeyNotFound => Code::NotFound,
             ErrorReason::KeyExists => Code::AlreadyExists,
-            ErrorReason::PreconditionFailed | ErrorReason::WrongNode | ErrorReason::TransferRefused => {
-                Code::FailedPrecondition
+            ErrorReason::PreconditionFailed
+            | ErrorReason::WrongNode
+            | ErrorReason::TransferRefused
+            | ErrorReason::SessionTokenInvalid => Code::FailedPrecondition,
+            ErrorReason::NotLeader | ErrorReason::PartitionUnavailable | ErrorReason::ReplicaBehind => {
+                Code::Unavailable
             }
-            ErrorReason::NotLeader | ErrorReason::PartitionUnavailable => Code::Unavailable,
             ErrorReason::LeaderChangedUnknownOutcome | ErrorReason::ConnectionLostUnknownOutcome => {
                 Code::Unknown
             }

@@ -30,7 +30,7 @@
 //!
 //! # What is absent
 //!
-//! The router keeps nothing: no data, no sessions, no cache of reads, no memory of nodes that left. It
+//! The router keeps nothing: no data, no sessions (their tokens are with their callers), no cache of reads, no memory of nodes that left. It
 //! never chooses a leader, and its idea of one is only a hint that the partition server checks.
 
 #![forbid(unsafe_code)]
@@ -53,5 +53,6 @@ pub mod route;
 pub mod scatter;
 pub mod server;
 pub mod service;
+pub mod session;
 
 pub use server::{Router, RouterConfig, StartError};

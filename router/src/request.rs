@@ -3,16 +3,20 @@
 //! Everything is checked before anything is sent, and each refusal names the field, the limit and the
 //! actual figure; nothing is cut short to fit.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use paddock_proto::limits::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use paddock_proto::request_id::RequestId;
 use paddock_proto::v1::{
     BatchGetRequest, BatchWriteRequest, DeleteRequest, ErrorReason, GetRequest, Mutation, Precondition,
-    PutRequest, ReadConsistency, ReadOperation, mutation, operation, precondition, read_consistency,
+    PutRequest, ReadConsistency, ReadOperation, mutation, operation, precondition,
+    read_consistency::Requirement,
 };
 
 use crate::errors::{Failure, WriteFate};
 use crate::route::{Job, Place, Server};
+use crate::session::Session;
 
 /// A read of one key.
 ///
@@ -20,8 +24,8 @@ use crate::route::{Job, Place, Server};
 /// What is wrong with the request.
 pub fn get(request: GetRequest) -> Result<Job, Failure> {
     let key = one_key(request.key, request.key_text)?;
-    let server = server_for(request.consistency.as_ref())?;
-    Ok(read(key, request.consistency, request.omit_value, server))
+    let freshness = Asked::of(request.consistency)?;
+    Ok(freshness.read(key, request.omit_value))
 }
 
 /// A put of one key.
@@ -57,12 +61,12 @@ fn named(operation: mutation::Operation, precondition: Option<Precondition>, req
 pub fn batch_get(request: BatchGetRequest) -> Result<Vec<Job>, Failure> {
     check_item_count("keys", request.keys.len())?;
     check_batch_bytes("keys", request.keys.iter().map(Bytes::len).sum())?;
-    let server = server_for(request.consistency.as_ref())?;
+    let asked = Asked::of(request.consistency)?;
     let job = |(index, key): (usize, Bytes)| {
         // The item is the key: it has no field below it.
         let at_item = |failure: Failure| Failure { field: None, ..failure }.at_item("keys", index);
         check_key(&key).map_err(at_item)?;
-        Ok(read(key, request.consistency, request.omit_value, server))
+        Ok(asked.read(key, request.omit_value))
     };
     request.keys.into_iter().enumerate().map(job).collect()
 }
@@ -154,23 +158,52 @@ fn mutation_bytes(mutation: &Mutation) -> usize {
         }
 }
 
-/// Who may serve a read: the leader, unless an eventual read is asked for.
-fn server_for(consistency: Option<&ReadConsistency>) -> Result<Server, Failure> {
-    let unclear = |field: &str| {
-        let message = format!("{field} can only be true: leave it out, or ask for another consistency");
-        Failure::invalid(ErrorReason::InvalidRequest, field, message)
-    };
-    match consistency.and_then(|consistency| consistency.requirement) {
-        None | Some(read_consistency::Requirement::Strong(true)) => Ok(Server::Leader),
-        Some(read_consistency::Requirement::Eventual(true)) => Ok(Server::AnyReplica),
-        Some(read_consistency::Requirement::Strong(false)) => Err(unclear("consistency.strong")),
-        Some(read_consistency::Requirement::Eventual(false)) => Err(unclear("consistency.eventual")),
-    }
+/// How fresh a read must be, checked.
+struct Asked {
+    server: Server,
+    session: Option<Arc<Session>>,
+    /// For the partition server; without the session's token, of which it needs one position only.
+    consistency: Option<ReadConsistency>,
 }
 
-fn read(key: Bytes, consistency: Option<ReadConsistency>, omit_value: bool, server: Server) -> Job {
-    let operation = ReadOperation { key: key.clone(), consistency, omit_value };
-    Job { place: Place::Key(key), server, kind: operation::Kind::Read(operation) }
+impl Asked {
+    /// Who may serve a read: the leader, unless something else than a strong read is asked for.
+    fn of(consistency: Option<ReadConsistency>) -> Result<Asked, Failure> {
+        let unclear = |field: &str| {
+            let message = format!("{field} can only be true: leave it out, or ask for another consistency");
+            Failure::invalid(ErrorReason::InvalidRequest, field, message)
+        };
+        let anywhere = |requirement, session| Asked {
+            server: Server::AnyReplica,
+            session,
+            consistency: Some(ReadConsistency { requirement: Some(requirement) }),
+        };
+        match consistency.and_then(|consistency| consistency.requirement) {
+            None | Some(Requirement::Strong(true)) => {
+                Ok(Asked { server: Server::Leader, session: None, consistency: None })
+            }
+            Some(requirement @ (Requirement::Eventual(true) | Requirement::MaxStalenessMs(_))) => {
+                Ok(anywhere(requirement, None))
+            }
+            Some(Requirement::SessionToken(token)) => {
+                let session = Arc::new(Session::decode(&token)?);
+                Ok(anywhere(Requirement::SessionToken(Bytes::new()), Some(session)))
+            }
+            Some(Requirement::Strong(false)) => Err(unclear("consistency.strong")),
+            Some(Requirement::Eventual(false)) => Err(unclear("consistency.eventual")),
+        }
+    }
+
+    fn read(&self, key: Bytes, omit_value: bool) -> Job {
+        let consistency = self.consistency.clone();
+        let operation = ReadOperation { key: key.clone(), consistency, omit_value, at_least: None };
+        Job {
+            place: Place::Key(key),
+            server: self.server,
+            session: self.session.clone(),
+            kind: operation::Kind::Read(operation),
+        }
+    }
 }
 
 fn write(mutation: Mutation) -> Result<Job, Failure> {
@@ -195,7 +228,8 @@ fn write(mutation: Mutation) -> Result<Job, Failure> {
     };
     check_precondition(mutation.precondition.as_ref())?;
     check_request_id(&mutation.request_id)?;
-    Ok(Job { place: Place::Key(key), server: Server::Leader, kind: operation::Kind::Write(mutation) })
+    let kind = operation::Kind::Write(mutation);
+    Ok(Job { place: Place::Key(key), server: Server::Leader, session: None, kind })
 }
 
 /// A precondition without a condition is a mistake: passing it over would make an unguarded write of it.
@@ -294,10 +328,14 @@ mod tests {
                 ..GetRequest::default()
             })
         };
-        use read_consistency::Requirement::{Eventual, Strong};
+        use Requirement::{Eventual, MaxStalenessMs, SessionToken, Strong};
         assert_eq!(get_with(None).unwrap().server, Server::Leader);
         assert_eq!(get_with(Some(Strong(true))).unwrap().server, Server::Leader);
         assert_eq!(get_with(Some(Eventual(true))).unwrap().server, Server::AnyReplica);
+        assert_eq!(get_with(Some(MaxStalenessMs(0))).unwrap().server, Server::AnyReplica);
+        let session = get_with(Some(SessionToken(Bytes::new()))).unwrap();
+        assert_eq!((session.server, session.session.is_some()), (Server::AnyReplica, true));
+        assert!(get_with(Some(SessionToken(Bytes::from_static(b"garbage")))).is_err());
         assert!(get_with(Some(Strong(false))).is_err());
         assert!(get_with(Some(Eventual(false))).is_err());
     }

@@ -1,8 +1,8 @@
 //! [`Routes`]: gets one operation done, wherever the cluster says that it belongs.
 //!
 //! key → slot → partition → leader, by the view in force. Strong reads, writes and range reads go to the
-//! leader; eventual reads are spread over the live in-sync followers, and go to the leader where there is
-//! none. What certainly was not done is tried again until the deadline: at the leader that a NOT_LEADER
+//! leader; other reads are spread over the in-sync replicas that can be reached, to whichever has the least to do of
+//! what this router sent. One that is not fresh enough for a read sends it on: to the leader, and then around again. What certainly was not done is tried again until the deadline: at the leader that a NOT_LEADER
 //! names (if the view knows that node as live), else after the next change of the view or a short pause.
 //!
 //! A write whose outcome is unknown is tried again only if it carries a request id: the partition then answers with
@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use paddock_coordination::slots::Slot;
 use paddock_coordination::{Member, NodeId, PartitionId};
-use paddock_proto::v1::{self, ErrorReason, Outcome, operation, outcome};
+use paddock_proto::v1::{self, ErrorReason, Outcome, SessionPosition, operation, outcome};
 use tokio::time::{Instant, sleep_until};
 
 use crate::errors::{Failure, WriteFate};
@@ -24,6 +24,7 @@ use crate::link::LinkError;
 use crate::map::{View, Views};
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::session::Session;
 
 /// The pause before the first retry that has nothing better to wait for; it doubles from there.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -49,7 +50,7 @@ pub enum Place {
 pub enum Server {
     /// The leader only.
     Leader,
-    /// Any live in-sync replica, followers first.
+    /// Any in-sync replica that can be reached.
     AnyReplica,
 }
 
@@ -60,6 +61,8 @@ pub struct Job {
     pub place: Place,
     /// Who may do it.
     pub server: Server,
+    /// For a session's read: what the session has seen.
+    pub session: Option<Arc<Session>>,
     /// What is to be done, in the exchange's words: the router passes it on as it is.
     pub kind: operation::Kind,
 }
@@ -92,6 +95,8 @@ pub struct Answer {
     pub leader_epoch: u64,
     /// Who answered.
     pub served_by: NodeId,
+    /// What was applied there.
+    pub position: Option<SessionPosition>,
 }
 
 /// How an attempt failed.
@@ -99,18 +104,29 @@ enum Setback {
     /// For good.
     Final(Failure),
     /// It may be tried again, perhaps at the leader that was named. Unless `may_be_done`, it certainly changed nothing.
-    Again { why: String, leader: Option<NodeId>, may_be_done: bool },
+    /// `behind`: a replica was asked that is not fresh enough.
+    Again { why: String, leader: Option<NodeId>, may_be_done: bool, behind: bool },
 }
 
 impl Setback {
     /// It certainly changed nothing.
     fn nothing_done(why: String) -> Self {
-        Setback::Again { why, leader: None, may_be_done: false }
+        Setback::Again { why, leader: None, may_be_done: false, behind: false }
+    }
+
+    /// A failure that tells something of a record also tells how far the partition was.
+    fn seen_at(self, partition: PartitionId, position: Option<SessionPosition>) -> Self {
+        match (self, position) {
+            (Setback::Final(failure), Some(position)) if failure.is_of_record() => {
+                Setback::Final(failure.seen_at(&Session::at(partition, position)))
+            }
+            (setback, _) => setback,
+        }
     }
 
     /// It may have been done, and may be sent again all the same.
     fn perhaps_done(why: String) -> Self {
-        Setback::Again { why, leader: None, may_be_done: true }
+        Setback::Again { why, leader: None, may_be_done: true, behind: false }
     }
 }
 
@@ -118,7 +134,7 @@ impl Setback {
 pub struct Routes {
     views: Arc<Views>,
     metrics: Arc<Metrics>,
-    /// Spreads eventual reads.
+    /// Spreads reads that any replica may answer.
     turn: AtomicUsize,
 }
 
@@ -145,6 +161,8 @@ impl Routes {
         let mut attempts = 0_u32;
         let mut pause = PAUSE_MIN;
         let mut perhaps_done = false;
+        // Why the last replica that was asked was not fresh enough.
+        let mut behind_why: Option<String> = None;
         loop {
             // Before the view is loaded, so that no change is missed.
             let seen = self.views.bell().seen();
@@ -152,15 +170,24 @@ impl Routes {
             let (why, leader) = match self.attempt(&view, job, named_leader.take(), attempts, deadline).await
             {
                 Ok(answer) => return Ok(answer),
-                Err(Setback::Final(failure)) => return Err(after_attempts(failure, perhaps_done)),
-                Err(Setback::Again { why, leader, may_be_done }) => {
+                Err(Setback::Final(failure)) => {
+                    let expired = failure.reason == ErrorReason::DeadlineExceeded;
+                    return Err(match behind_why {
+                        Some(why) if expired => not_fresh(&why),
+                        _ => after_attempts(failure, perhaps_done),
+                    });
+                }
+                Err(Setback::Again { why, leader, may_be_done, behind }) => {
                     perhaps_done |= may_be_done && job.is_write();
+                    if behind {
+                        behind_why = Some(why.clone());
+                    }
                     (why, leader)
                 }
             };
             attempts = attempts.saturating_add(1);
             if Instant::now() >= deadline {
-                return Err(expired_between_attempts(job, &why, perhaps_done));
+                return Err(expired_between_attempts(job, &why, perhaps_done, behind_why.as_deref()));
             }
             self.metrics.forward_retries.inc();
             if leader.is_some() && hints_in_a_row < HINTS_IN_A_ROW_MAX {
@@ -175,7 +202,7 @@ impl Routes {
             }
             pause = (pause * 2).min(PAUSE_MAX);
             if Instant::now() >= deadline {
-                return Err(expired_between_attempts(job, &why, perhaps_done));
+                return Err(expired_between_attempts(job, &why, perhaps_done, behind_why.as_deref()));
             }
         }
     }
@@ -190,7 +217,7 @@ impl Routes {
     ) -> Result<Answer, Setback> {
         let partition = partition_of(view, &job.place)?;
         let node = self.choose(view, job.server, partition, named_leader, attempts)?;
-        let performing = node.link(partition).perform(partition, job.kind.clone(), deadline);
+        let performing = node.link(partition).perform(partition, kind_for(view, job, partition)?, deadline);
         let performed = if !job.is_repeatable() {
             performing.await
         } else {
@@ -203,12 +230,14 @@ impl Routes {
                 }
             }
         };
-        let Outcome { leader_epoch, kind, .. } = performed.map_err(|error| after_link_error(job, &error))?;
+        let Outcome { leader_epoch, kind, position, .. } =
+            performed.map_err(|error| after_link_error(job, &error))?;
         match kind {
             Some(outcome::Kind::Failure(failure)) => {
-                Err(after_failure(&self.views.load(), job, node.id(), failure, leader_epoch))
+                let setback = after_failure(&self.views.load(), job, node.id(), failure, leader_epoch);
+                Err(setback.seen_at(partition, position))
             }
-            Some(outcome) => Ok(Answer { outcome, partition, leader_epoch, served_by: node.id() }),
+            Some(outcome) => Ok(Answer { outcome, partition, leader_epoch, served_by: node.id(), position }),
             None => Err(Setback::Final(nonsense(job, node.id()))),
         }
     }
@@ -236,12 +265,15 @@ impl Routes {
         named_leader: Option<NodeId>,
         attempts: u32,
     ) -> Result<&'view Arc<Node>, Setback> {
-        // A follower that let us down is not asked again: the leader is.
-        if server == Server::AnyReplica
-            && attempts == 0
-            && let Some(follower) = self.choose_follower(view, partition)
-        {
-            return Ok(follower);
+        // Whoever let us down is not asked again at once: the leader is, and then around again.
+        if server == Server::AnyReplica {
+            let leader = view.leader(partition).and_then(|leader| view.nodes.get(&leader.node));
+            let leader = leader.filter(|node| node.link(partition).is_up());
+            let any = || self.choose_any(view, partition);
+            let chosen = if attempts.is_multiple_of(2) { any().or(leader) } else { leader.or_else(any) };
+            if let Some(node) = chosen {
+                return Ok(node);
+            }
         }
         let again = Setback::nothing_done;
         if let Some(node) = named_leader.and_then(|named| view.nodes.get(&named)) {
@@ -257,19 +289,34 @@ impl Routes {
         })
     }
 
-    /// One of the in-sync followers that can be reached, each in its turn.
-    fn choose_follower<'view>(&self, view: &'view View, partition: PartitionId) -> Option<&'view Arc<Node>> {
+    /// The in-sync replica that can be reached and has the least to do; of several, each in its turn.
+    fn choose_any<'view>(&self, view: &'view View, partition: PartitionId) -> Option<&'view Arc<Node>> {
         let state = &view.map.partitions.get(&partition)?.state;
-        let followers: Vec<&Arc<Node>> = state
+        let replicas: Vec<&Arc<Node>> = state
             .in_sync
             .iter()
-            .filter(|member| state.leader.is_none_or(|leader| leader.node != member.node))
             .filter_map(|member| view.nodes.get(&member.node))
             .filter(|node| node.link(partition).is_up())
             .collect();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        followers.get(turn.checked_rem(followers.len())?).copied()
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(replicas.len())?;
+        let (before, from_turn) = replicas.split_at_checked(turn)?;
+        let in_turn = from_turn.iter().chain(before);
+        in_turn.min_by_key(|node| node.link(partition).under_way()).copied()
     }
+}
+
+/// What a partition server is asked: of a session's token it needs what concerns it.
+fn kind_for(view: &View, job: &Job, partition: PartitionId) -> Result<operation::Kind, Setback> {
+    let mut kind = job.kind.clone();
+    if let (operation::Kind::Read(read), Some(session)) = (&mut kind, &job.session) {
+        if let Some(unknown) = session.partitions().find(|seen| !view.map.partitions.contains_key(seen)) {
+            let message =
+                format!("the session token names partition {unknown}, which the cluster does not have");
+            return Err(Setback::Final(Failure::new(ErrorReason::SessionTokenInvalid, message)));
+        }
+        read.at_least = session.position(partition).cloned();
+    }
+    Ok(kind)
 }
 
 /// The partition of a place, by the view.
@@ -337,7 +384,10 @@ fn after_failure(
     let reason = failure.reason();
     let may_have_happened = job.is_write() && failure.outcome_unknown;
     let elsewhere_or_later = match reason {
-        ErrorReason::NotLeader | ErrorReason::PartitionUnavailable | ErrorReason::WrongNode => true,
+        ErrorReason::NotLeader
+        | ErrorReason::PartitionUnavailable
+        | ErrorReason::ReplicaBehind
+        | ErrorReason::WrongNode => true,
         ErrorReason::LeaderChangedUnknownOutcome | ErrorReason::ConnectionLostUnknownOutcome => {
             job.is_repeatable()
         }
@@ -352,7 +402,14 @@ fn after_failure(
         .ok()
         .filter(|leader| *leader != answered_by && view.nodes.contains_key(leader));
     let why = format!("node {answered_by} answered: {}", failure.message);
-    Setback::Again { why, leader, may_be_done: may_have_happened }
+    let behind = reason == ErrorReason::ReplicaBehind;
+    // Asked at once, and not after a pause: it has what a follower lacks.
+    let leader = match partition_of(view, &job.place) {
+        Ok(partition) if behind => view.leader(partition).map(|leader| leader.node),
+        _ => leader,
+    };
+    let leader = leader.filter(|leader| *leader != answered_by);
+    Setback::Again { why, leader, may_be_done: may_have_happened, behind }
 }
 
 /// For an outcome that says nothing.
@@ -367,15 +424,20 @@ fn nonsense(job: &Job, node: NodeId) -> Failure {
 /// The failure of a job, when an earlier attempt may have done it: what the last one says of itself does not hold for
 /// the job then, unless it tells what the request id's first result was.
 fn after_attempts(failure: Failure, perhaps_done: bool) -> Failure {
-    let is_the_result = matches!(
-        failure.reason,
-        ErrorReason::KeyExists | ErrorReason::KeyNotFound | ErrorReason::PreconditionFailed
-    );
-    if perhaps_done && !is_the_result { failure.of_write(WriteFate::Unknown) } else { failure }
+    if perhaps_done && !failure.is_of_record() { failure.of_write(WriteFate::Unknown) } else { failure }
+}
+
+/// No replica that was asked before the deadline was fresh enough.
+fn not_fresh(why: &str) -> Failure {
+    let message = format!("no replica was fresh enough before the deadline: {why}");
+    Failure::new(ErrorReason::ReplicaBehind, message)
 }
 
 /// The deadline passed before another attempt.
-fn expired_between_attempts(job: &Job, why: &str, perhaps_done: bool) -> Failure {
+fn expired_between_attempts(job: &Job, why: &str, perhaps_done: bool, behind_why: Option<&str>) -> Failure {
+    if let Some(why) = behind_why {
+        return not_fresh(why);
+    }
     let what = if perhaps_done { "the write may have happened, or may still" } else { "nothing was done" };
     let failure = Failure::new(ErrorReason::DeadlineExceeded, format!("the deadline passed, {what}: {why}"));
     match (job.is_write(), perhaps_done) {

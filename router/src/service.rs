@@ -18,6 +18,7 @@ use crate::errors::{Failure, WriteFate};
 use crate::memory::{Memory, Room, holding};
 use crate::metrics::Metrics;
 use crate::route::{Answer, Routes};
+use crate::session::Session;
 use crate::{deadline, request, scatter};
 
 /// The service.
@@ -48,7 +49,7 @@ impl KeyValue {
         let _room = self.admit_read(request.get_ref())?;
         let job = request::get(request.into_inner())?;
         let answer = self.routes.perform(&job, deadline).await?;
-        let meta = Some(meta_of(&answer));
+        let meta = Some(meta_of(&answer, job.session.as_deref()));
         let response = GetResponse { record: Some(record_of(answer)?), meta };
         let room = self.memory.answer(response.encoded_len())?;
         Ok(holding(response, room))
@@ -59,7 +60,7 @@ impl KeyValue {
         let _room = self.admit_write(request.get_ref())?;
         let job = request::put(request.into_inner())?;
         let answer = self.routes.perform(&job, deadline).await?;
-        let meta = Some(meta_of(&answer));
+        let meta = Some(meta_of(&answer, None));
         Ok(Response::new(PutResponse { version: written(&answer)?.version, meta }))
     }
 
@@ -68,7 +69,7 @@ impl KeyValue {
         let _room = self.admit_write(request.get_ref())?;
         let job = request::delete(request.into_inner())?;
         let answer = self.routes.perform(&job, deadline).await?;
-        let meta = Some(meta_of(&answer));
+        let meta = Some(meta_of(&answer, None));
         let WriteOutcome { version, deleted } = written(&answer)?;
         Ok(Response::new(DeleteResponse { deleted, version, meta }))
     }
@@ -80,9 +81,11 @@ impl KeyValue {
         let deadline = deadline::of_request(request.metadata());
         let _room = self.admit_read(request.get_ref())?;
         let jobs = request::batch_get(request.into_inner())?;
+        let mut session = jobs.first().and_then(|job| job.session.as_deref()).cloned().unwrap_or_default();
         let mut answers = Answers { memory: &self.memory, room: self.memory.answer(0)?, bytes: 0 };
         let results =
             scatter::read_each(&self.routes, jobs, deadline, |answer| answers.count(answer)).await?;
+        results.iter().flatten().for_each(|answer| see(&mut session, answer));
         let results = results.into_iter().map(|result| {
             let outcome = match result.and_then(record_of) {
                 Ok(record) => read_result::Outcome::Record(record),
@@ -90,7 +93,8 @@ impl KeyValue {
             };
             ReadResult { outcome: Some(outcome) }
         });
-        Ok(holding(BatchGetResponse { results: results.collect() }, answers.room))
+        let response = BatchGetResponse { results: results.collect(), session_token: session.encode() };
+        Ok(holding(response, answers.room))
     }
 
     async fn do_batch_write(
@@ -101,6 +105,8 @@ impl KeyValue {
         let _room = self.admit_write(request.get_ref())?;
         let jobs = request::batch_write(request.into_inner())?;
         let results = scatter::perform_in_key_order(&self.routes, jobs, deadline).await;
+        let mut session = Session::default();
+        results.iter().flatten().for_each(|answer| see(&mut session, answer));
         let results = results.into_iter().map(|result| {
             let outcome = match result.and_then(|answer| written(&answer)) {
                 Ok(written) => write_result::Outcome::Version(written.version),
@@ -108,7 +114,8 @@ impl KeyValue {
             };
             WriteResult { outcome: Some(outcome) }
         });
-        Ok(Response::new(BatchWriteResponse { results: results.collect() }))
+        let results = results.collect();
+        Ok(Response::new(BatchWriteResponse { results, session_token: session.encode() }))
     }
 }
 
@@ -168,11 +175,22 @@ impl Answers<'_> {
     }
 }
 
-fn meta_of(answer: &Answer) -> ResponseMeta {
+/// Who answered, and what the session has seen with this.
+fn meta_of(answer: &Answer, session: Option<&Session>) -> ResponseMeta {
+    let mut session = session.cloned().unwrap_or_default();
+    see(&mut session, answer);
     ResponseMeta {
         partition_id: answer.partition.0,
         leader_epoch: answer.leader_epoch,
         served_by: answer.served_by.to_string(),
+        session_token: session.encode(),
+    }
+}
+
+/// The session has seen this answer.
+fn see(session: &mut Session, answer: &Answer) {
+    if let Some(position) = &answer.position {
+        session.add(answer.partition, position.clone());
     }
 }
 
@@ -180,7 +198,11 @@ fn meta_of(answer: &Answer) -> ResponseMeta {
 fn record_of(answer: Answer) -> Result<Record, Failure> {
     match answer.outcome {
         outcome::Kind::Read(read) => {
-            read.record.ok_or_else(|| Failure::new(ErrorReason::KeyNotFound, "no record has this key"))
+            let session = answer.position.map(|position| Session::at(answer.partition, position));
+            read.record.ok_or_else(|| {
+                let missing = Failure::new(ErrorReason::KeyNotFound, "no record has this key");
+                session.map_or(missing.clone(), |session| missing.seen_at(&session))
+            })
         }
         _ => Err(mismatch(&answer)),
     }

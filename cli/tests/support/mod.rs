@@ -334,7 +334,7 @@ impl KeyValueService for Fake {
             let version = state.write(|state| state.set(&put.key, &put.value.unwrap_or_default()))?;
             results.push(WriteResult { outcome: Some(write_result::Outcome::Version(version)) });
         }
-        Ok(Response::new(BatchWriteResponse { results }))
+        Ok(Response::new(BatchWriteResponse { results, ..BatchWriteResponse::default() }))
     }
 }
 

@@ -9,6 +9,7 @@ use super::config::{DurableState, ReplicaConfig, STAGGER_MS};
 use super::configuration::Configuration;
 use super::effect::Effect;
 use super::epochs::History;
+use super::freshness::Freshness;
 use super::message::Message;
 use super::mutation::broken;
 use super::timestamp::Timestamp;
@@ -33,6 +34,8 @@ pub(super) struct Core {
     granted: Option<Timestamp>,
     /// No candidacy before this: a new leader has the time to make itself heard.
     patience_until: Timestamp,
+    /// As of when everything committed is applied here.
+    pub(super) freshness: Freshness,
     pub(super) configuration: Configuration,
     pub(super) stopping: bool,
     /// The process is about to stop.
@@ -61,6 +64,7 @@ impl Core {
         }
         let applied = state.applied.min(end);
         let core = Core {
+            freshness: Freshness::new(config.nonce_seed),
             configuration: Configuration::new(config.nonce_seed),
             config,
             now,
@@ -215,6 +219,7 @@ impl Core {
         self.commit = self.commit.max(state.known_commit.min(last.sequence));
         self.applied = state.applied.min(self.commit);
         self.apply_asked = self.applied;
+        self.freshness.applied(self.applied);
         self.effects.push(Effect::InstallSnapshot { last });
         Ok(())
     }
@@ -228,6 +233,7 @@ impl Core {
     /// The index has advanced through an entry.
     pub(super) fn note_applied(&mut self, through: Sequence) {
         self.applied = self.applied.max(through.min(self.apply_asked));
+        self.freshness.applied(self.applied);
     }
 
     /// Entries are known to be committed.

@@ -73,8 +73,8 @@ impl Follower {
             return Role::Follower(self); // Nobody leads it.
         }
         match message {
-            Message::Heartbeat { sent_at, commit, .. } if self.is_leader(from) => {
-                self.heartbeat(core, from, sent_at, commit);
+            Message::Heartbeat { sent_at, commit, echo, .. } if self.is_leader(from) => {
+                self.heartbeat(core, from, sent_at, commit, echo);
             }
             Message::Release { sent_at, .. }
                 if self.is_leader(from) && self.installing.is_none() && core.may_follow_release(sent_at) =>
@@ -117,7 +117,7 @@ impl Follower {
         *self.leader.get_or_insert(from) == from
     }
 
-    fn heartbeat(&mut self, core: &mut Core, from: Member, sent_at: Timestamp, commit: Sequence) {
+    fn heartbeat(&mut self, core: &mut Core, from: Member, sent_at: Timestamp, commit: Sequence, echo: u64) {
         core.promise(sent_at);
         let readiness = if core.leaving {
             Readiness::Leaving
@@ -126,7 +126,9 @@ impl Follower {
         } else {
             Readiness::NotNow
         };
-        core.send(from.node, Message::Grant { epoch: core.epoch(), sent_at, readiness });
+        let asked = core.freshness.ask(core.now);
+        core.send(from.node, Message::Grant { epoch: core.epoch(), sent_at, readiness, asked });
+        core.freshness.answered(core.now, echo, commit, core.applied());
         core.learn_commit(commit.min(self.matched));
         if self.matched == Sequence(0) && commit > Sequence(0) && self.installing.is_none() {
             // Restarted in the middle of a reign: the leader may have nothing to send, and would never ask.

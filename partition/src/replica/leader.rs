@@ -112,8 +112,8 @@ impl Leader {
         let Some(progress) = self.followers.get_mut(&from.node) else { return Role::Leader(self) };
         progress.identify(now, from, last);
         match message {
-            Message::Grant { sent_at, readiness, .. } if *sent_at <= now => {
-                progress.grant(now, *sent_at, *readiness);
+            Message::Grant { sent_at, readiness, asked, .. } if *sent_at <= now => {
+                progress.grant(now, *sent_at, *readiness, *asked);
                 self.target_granted(core, from, *sent_at);
                 if *readiness == Readiness::Leaving {
                     self.reconfigure(core);
@@ -184,10 +184,15 @@ impl Leader {
         let (now, last) = (core.now, core.last().sequence);
         if now >= self.heartbeat_due {
             self.heartbeat_due = now.plus_ms(core.config.heartbeat_ms());
-            for node in self.followers.keys() {
-                let heartbeat =
-                    Message::Heartbeat { epoch: core.epoch(), sent_at: now, commit: core.commit() };
-                core.send(*node, heartbeat);
+            let holds_lease = self.holds_lease(core, now).is_ok();
+            for (node, progress) in &self.followers {
+                let (epoch, commit) = (core.epoch(), core.commit());
+                // A leader that was replaced may not know what was committed: it vouches for nothing.
+                let echo = if holds_lease { progress.asked() } else { 0 };
+                core.send(*node, Message::Heartbeat { epoch, sent_at: now, commit, echo });
+            }
+            if self.may_read(core, now).is_ok() {
+                core.freshness.is_fresh(now, core.applied());
             }
             let in_sync = core.configuration.latest().map(|state| state.in_sync.as_slice());
             for progress in self.followers.values_mut() {
@@ -271,8 +276,15 @@ impl Leader {
 
     /// Whether what is applied now is all that anybody can have committed.
     pub(super) fn may_read(&self, core: &Core, now: Timestamp) -> Result<(), Refusal> {
-        let is_ready = self.is_ready(core) || broken!(ReadsBeforeTheEpochsFirstEntry);
-        if !is_ready || core.applied() < core.commit() {
+        if core.applied() < core.commit() {
+            return Err(Refusal::NotReady);
+        }
+        self.holds_lease(core, now)
+    }
+
+    /// Whether nobody else can have committed anything that this leader has not.
+    fn holds_lease(&self, core: &Core, now: Timestamp) -> Result<(), Refusal> {
+        if !(self.is_ready(core) || broken!(ReadsBeforeTheEpochsFirstEntry)) {
             return Err(Refusal::NotReady);
         }
         let me = core.config.member;

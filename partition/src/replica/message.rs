@@ -28,6 +28,8 @@ pub enum Message {
         sent_at: Timestamp,
         /// The leader's commit.
         commit: Sequence,
+        /// From the follower's last grant, while the leader holds the lease; 0: nothing to answer.
+        echo: u64,
     },
     /// Follower to leader: promises not to become a candidate for the lease.
     Grant {
@@ -37,6 +39,8 @@ pub enum Message {
         sent_at: Timestamp,
         /// What the follower could do for a leader that wants to hand over.
         readiness: Readiness,
+        /// The follower's clock when it sent this, in its own words; a later heartbeat repeats it.
+        asked: u64,
     },
     /// Leader to follower: entries.
     Append {

@@ -22,6 +22,7 @@ mod effect;
 mod epochs;
 mod event;
 mod follower;
+mod freshness;
 mod leader;
 mod message;
 pub mod mutation;
@@ -141,6 +142,19 @@ impl Replica {
     #[must_use]
     pub fn commit(&self) -> Sequence {
         self.core.commit()
+    }
+
+    /// Whoever has applied this entry has everything that was committed before this moment, by the replica's own clock.
+    /// `None`: it does not know, or has not applied it.
+    #[must_use]
+    pub fn fresh_as_of(&self) -> Option<(Timestamp, Sequence)> {
+        self.core.freshness.as_of().filter(|(_, needed)| *needed <= self.core.applied())
+    }
+
+    /// The partition's lineage, as the coordination service last showed it.
+    #[must_use]
+    pub fn lineage(&self) -> Option<u64> {
+        self.core.configuration.latest().map(|state| state.lineage)
     }
 
     /// The log's last entry.
@@ -373,7 +387,7 @@ impl Role {
                 && broken!(GrantsLowerEpochs)
             {
                 let readiness = Readiness::NotNow;
-                core.send(from.node, Message::Grant { epoch, sent_at, readiness });
+                core.send(from.node, Message::Grant { epoch, sent_at, readiness, asked: 0 });
                 return self;
             }
             if is_leaders {

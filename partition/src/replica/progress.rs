@@ -22,6 +22,8 @@ pub(super) struct Progress {
     granted: Option<Timestamp>,
     /// What the member said of itself with its last grant.
     readiness: Readiness,
+    /// What the member's last grant asked; 0: it never did.
+    asked: u64,
     /// When the last grant came.
     heard_at: Timestamp,
     /// Since when there are entries that the member has not acknowledged, without any progress.
@@ -117,6 +119,7 @@ impl Progress {
             acknowledged: Sequence(0),
             granted: None,
             readiness: Readiness::NotNow,
+            asked: 0,
             heard_at: now,
             stalled_since: None,
             next,
@@ -185,13 +188,19 @@ impl Progress {
     }
 
     /// The member granted a heartbeat.
-    pub(super) fn grant(&mut self, now: Timestamp, sent_at: Timestamp, readiness: Readiness) {
+    pub(super) fn grant(&mut self, now: Timestamp, sent_at: Timestamp, readiness: Readiness, asked: u64) {
+        self.asked = asked;
         if self.granted <= Some(sent_at) {
             self.readiness = readiness;
         }
         let since = if broken!(GrantsCountFromTheirArrival) { now } else { sent_at };
         self.granted = self.granted.max(Some(since));
         self.heard_at = now;
+    }
+
+    /// What the member's last grant asked.
+    pub(super) fn asked(&self) -> u64 {
+        self.asked
     }
 
     /// The member acknowledged entries, which also answers a probe.

@@ -5,11 +5,13 @@ use tracing::error;
 
 use super::{OwnerLoop, refused};
 use crate::admission::read_failure;
-use crate::operation::{Answer, Failure, Kind};
-use crate::replica::Refusal;
+use crate::operation::{Answer, Failure, Kind, Standing};
+use crate::replica::{Refusal, RoleName};
 
 /// No more answers of reads are made in one round than fill this many bytes, but for the last one.
 const ROUND_ANSWERS_BYTES_MAX: usize = 16 << 20;
+/// How long a session's read waits at a follower for more to be applied, in milliseconds.
+const SESSION_WAIT_MS: u64 = 20;
 /// The most bytes of values in one run of records.
 const RANGE_BYTES_MAX: usize = 4 << 20;
 
@@ -57,17 +59,57 @@ impl OwnerLoop {
         }
     }
 
+    /// Serves the sessions' reads for which enough is applied. At a follower they do not wait for long: the leader has
+    /// what a session has seen, or will have it first.
+    pub(super) fn serve_sessions(&mut self) {
+        if self.round.waiting.sessions.is_empty() {
+            return;
+        }
+        let (now, applied, role) = (self.clock.now(), self.store.applied(), self.replica.role());
+        let mut bytes = 0;
+        for (since, read) in std::mem::take(&mut self.round.waiting.sessions) {
+            let is_full = bytes >= ROUND_ANSWERS_BYTES_MAX;
+            let answer = if role == RoleName::Quarantined {
+                Answer::Failed(Failure::Unavailable(self.replica.problem().unwrap_or_default()))
+            } else if read.after <= applied && !is_full && read.operation.has_room() {
+                self.read(&read.operation.kind)
+            } else if read.after > applied && role != RoleName::Leader && now.since(since) >= SESSION_WAIT_MS
+            {
+                let why = format!("the session has seen entry {}, this replica has {applied}", read.after);
+                Answer::Failed(Failure::Behind(why))
+            } else {
+                self.round.more_reads |= is_full;
+                self.round.waiting.sessions.push_back((since, read));
+                continue;
+            };
+            bytes += answer.size_bytes();
+            self.metrics.read_anywhere(matches!(answer, Answer::Failed(Failure::Behind(_))));
+            self.round.replies.answer(read.operation, self.replica.epoch(), answer);
+        }
+    }
+
+    /// Notes how far this replica is, for its answers to say.
+    pub(super) fn stand(&mut self) {
+        let (partition_uuid, applied) = (self.facts.partition_uuid, self.store.applied());
+        let standing = |lineage| Standing { partition_uuid, lineage, applied };
+        self.round.replies.standing = self.replica.lineage().map(standing);
+    }
+
     fn read(&self, kind: &Kind) -> Answer {
         let answer = match kind {
-            Kind::Read { key, omit_value: false } => self.reader.get_record(key).map(Answer::Read),
-            Kind::Read { key, omit_value: true } => self.reader.version(key).map(|version| {
-                let record = |version| paddock_storage::Record {
-                    key: key.clone(),
-                    version,
-                    ..paddock_storage::Record::default()
-                };
-                Answer::Read(version.map(record))
-            }),
+            Kind::Read { key, omit_value: false } | Kind::ReadAfter { key, omit_value: false, .. } => {
+                self.reader.get_record(key).map(Answer::Read)
+            }
+            Kind::Read { key, omit_value: true } | Kind::ReadAfter { key, omit_value: true, .. } => {
+                self.reader.version(key).map(|version| {
+                    let record = |version| paddock_storage::Record {
+                        key: key.clone(),
+                        version,
+                        ..paddock_storage::Record::default()
+                    };
+                    Answer::Read(version.map(record))
+                })
+            }
             Kind::ReadRange { after, records_max } => self
                 .reader
                 .page(after.as_deref(), *records_max, RANGE_BYTES_MAX)

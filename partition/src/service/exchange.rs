@@ -10,14 +10,19 @@ use paddock_proto::limits::{BATCH_ITEMS_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, V
 use paddock_proto::request_id::InvalidRequestId;
 use paddock_proto::v1 as wire;
 use paddock_proto::v1::exchange_service_server::ExchangeService;
+use paddock_proto::v1::read_consistency::Requirement;
 use paddock_storage::{Record, Sequence};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
+use ulid::Ulid;
 
 use crate::clock;
 use crate::host::Host;
+use crate::host::anywhere::Here;
 use crate::keys;
-use crate::operation::{Answer, Arrival, Failure, Kind, Precondition, Request as OperationRequest, Write};
+use crate::operation::{
+    Answer, Arrival, Failure, Freshness, Kind, Precondition, Request as OperationRequest, Standing, Write,
+};
 use crate::replica::Timestamp;
 use crate::reply::{self, Reply, ReplyReceiver, ReplySender};
 use crate::service::handshake;
@@ -94,16 +99,17 @@ async fn accept(host: &Host, request: wire::ExchangeRequest, sender: &ReplySende
         let partition = PartitionId(operation.partition_id);
         match kind(operation.kind) {
             Ok(Parsed::Strong(kind)) => {
-                let arrival = Arrival { operation_id: id, deadline, kind };
-                match sorted.iter_mut().find(|(other, _)| *other == partition) {
-                    Some((_, arrivals)) => arrivals.push(arrival),
-                    None => sorted.push((partition, vec![arrival])),
-                }
+                add(&mut sorted, partition, Arrival { operation_id: id, deadline, kind });
             }
-            Ok(Parsed::Eventual { key, omit_value }) => {
+            Ok(Parsed::Anywhere { key, omit_value, freshness }) => {
                 sender.room().await;
-                let (epoch, answer) = host.read_eventual(partition, &key, omit_value);
-                sender.send(vec![Reply { operation_id: id, epoch, answer }]);
+                match host.read_here(partition, id, &key, omit_value, freshness) {
+                    Here::Answered(reply) => sender.send(vec![reply]),
+                    Here::After(after) => {
+                        let kind = Kind::ReadAfter { key, omit_value, after };
+                        add(&mut sorted, partition, Arrival { operation_id: id, deadline, kind });
+                    }
+                }
             }
             Err(failure) => failures.push((id, failure)),
         }
@@ -112,12 +118,14 @@ async fn accept(host: &Host, request: wire::ExchangeRequest, sender: &ReplySende
         host.deliver_operations(partition, operations, sender);
     }
     if !failures.is_empty() {
-        let reply = |(operation_id, failure)| Reply {
-            operation_id,
-            epoch: paddock_coordination::Epoch(0),
-            answer: Answer::Failed(failure),
-        };
-        sender.send(failures.into_iter().map(reply).collect());
+        sender.send(failures.into_iter().map(|(id, failure)| Reply::unheard(id, failure)).collect());
+    }
+}
+
+fn add(sorted: &mut Vec<(PartitionId, Vec<Arrival>)>, partition: PartitionId, arrival: Arrival) {
+    match sorted.iter_mut().find(|(other, _)| *other == partition) {
+        Some((_, arrivals)) => arrivals.push(arrival),
+        None => sorted.push((partition, vec![arrival])),
     }
 }
 
@@ -125,21 +133,25 @@ async fn accept(host: &Host, request: wire::ExchangeRequest, sender: &ReplySende
 enum Parsed {
     /// For the owner loop.
     Strong(Kind),
-    /// A read of whatever is applied.
-    Eventual { key: Bytes, omit_value: bool },
+    /// A read that any replica may answer.
+    Anywhere { key: Bytes, omit_value: bool, freshness: Freshness },
 }
 
 fn kind(kind: Option<wire::operation::Kind>) -> Result<Parsed, Failure> {
     match kind {
         Some(wire::operation::Kind::Read(read)) => {
             let key = valid_key(read.key)?;
+            let (omit_value, at_least) = (read.omit_value, read.at_least);
             let requirement = read.consistency.and_then(|consistency| consistency.requirement);
-            Ok(match requirement {
-                Some(wire::read_consistency::Requirement::Eventual(true)) => {
-                    Parsed::Eventual { key, omit_value: read.omit_value }
+            let freshness = match requirement {
+                Some(Requirement::Eventual(true)) => Freshness::Any,
+                Some(Requirement::MaxStalenessMs(bound_ms)) => Freshness::Within(u64::from(bound_ms)),
+                Some(Requirement::SessionToken(_)) => {
+                    at_least.map(standing).transpose()?.map_or(Freshness::Any, Freshness::AtLeast)
                 }
-                _ => Parsed::Strong(Kind::Read { key, omit_value: read.omit_value }),
-            })
+                _ => return Ok(Parsed::Strong(Kind::Read { key, omit_value })),
+            };
+            Ok(Parsed::Anywhere { key, omit_value, freshness })
         }
         Some(wire::operation::Kind::Write(mutation)) => Ok(Parsed::Strong(Kind::Write(write(mutation)?))),
         Some(wire::operation::Kind::ReadRange(range)) => {
@@ -156,6 +168,24 @@ fn kind(kind: Option<wire::operation::Kind>) -> Result<Parsed, Failure> {
             Ok(Parsed::Strong(Kind::ReadRange { after: Some(after), records_max }))
         }
         None => Err(Failure::Invalid("an operation without a kind".into())),
+    }
+}
+
+fn standing(position: wire::SessionPosition) -> Result<Standing, Failure> {
+    let uuid = position.partition_uuid.as_ref().try_into().map(u128::from_be_bytes);
+    let invalid = |_| Failure::SessionInvalid("the session's position names no life of a partition".into());
+    Ok(Standing {
+        partition_uuid: Ulid(uuid.map_err(invalid)?),
+        lineage: position.lineage,
+        applied: Sequence(position.sequence),
+    })
+}
+
+fn position(standing: Standing) -> wire::SessionPosition {
+    wire::SessionPosition {
+        partition_uuid: Bytes::copy_from_slice(&standing.partition_uuid.0.to_be_bytes()),
+        lineage: standing.lineage,
+        sequence: standing.applied.0,
     }
 }
 
@@ -220,7 +250,12 @@ fn outcome(reply: Reply) -> wire::Outcome {
         }),
         Answer::Failed(error) => Wire::Failure(failure(&error)),
     };
-    wire::Outcome { operation_id: reply.operation_id, leader_epoch: reply.epoch.0, kind: Some(kind) }
+    wire::Outcome {
+        operation_id: reply.operation_id,
+        leader_epoch: reply.epoch.0,
+        kind: Some(kind),
+        position: reply.standing.map(position),
+    }
 }
 
 /// A round's answers as messages, none much larger than [`RESPONSE_BYTES`].
@@ -283,6 +318,8 @@ fn failure(error: &Failure) -> wire::Failure {
             failure.clock_ms = *clock_ms;
             ErrorReason::RequestIdAhead
         }
+        Failure::Behind(_) => ErrorReason::ReplicaBehind,
+        Failure::SessionInvalid(_) => ErrorReason::SessionTokenInvalid,
         Failure::RequestReused => ErrorReason::RequestIdReused,
     };
     failure.set_reason(reason);

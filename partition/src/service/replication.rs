@@ -89,16 +89,17 @@ fn parcels(from: NodeId, request: wire::DeliverRequest) -> Result<Vec<(Address, 
 /// A message as it goes into an envelope, with its epoch.
 pub fn to_envelope(message: Message) -> (Epoch, WireMessage) {
     match message {
-        Message::Heartbeat { epoch, sent_at, commit } => {
-            (epoch, WireMessage::Heartbeat(wire::Heartbeat { sent_at_ms: sent_at.0, commit: commit.0 }))
+        Message::Heartbeat { epoch, sent_at, commit, echo } => {
+            let heartbeat = wire::Heartbeat { sent_at_ms: sent_at.0, commit: commit.0, echo };
+            (epoch, WireMessage::Heartbeat(heartbeat))
         }
-        Message::Grant { epoch, sent_at, readiness } => {
+        Message::Grant { epoch, sent_at, readiness, asked } => {
             let readiness = match readiness {
                 Readiness::NotNow => wire::Readiness::Unspecified,
                 Readiness::CanTakeOver => wire::Readiness::CanTakeOver,
                 Readiness::Leaving => wire::Readiness::Leaving,
             };
-            let grant = wire::Grant { sent_at_ms: sent_at.0, readiness: readiness.into() };
+            let grant = wire::Grant { sent_at_ms: sent_at.0, readiness: readiness.into(), asked };
             (epoch, WireMessage::Grant(grant))
         }
         Message::Append { epoch, previous, entries, commit } => {
@@ -130,10 +131,12 @@ fn from_envelope(epoch: Epoch, message: Option<WireMessage>) -> Result<Message, 
             epoch,
             sent_at: Timestamp(heartbeat.sent_at_ms),
             commit: Sequence(heartbeat.commit),
+            echo: heartbeat.echo,
         },
         WireMessage::Grant(grant) => Message::Grant {
             epoch,
             sent_at: Timestamp(grant.sent_at_ms),
+            asked: grant.asked,
             readiness: match grant.readiness() {
                 wire::Readiness::Unspecified => Readiness::NotNow,
                 wire::Readiness::CanTakeOver => Readiness::CanTakeOver,

@@ -4,6 +4,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod catch_up;
+mod freshness;
 mod gate;
 mod handover;
 mod placement;

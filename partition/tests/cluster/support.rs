@@ -364,6 +364,11 @@ impl Cluster {
         self.nodes.values().map(|running| running.server.answers_waiting_bytes()).sum()
     }
 
+    /// The nodes that run.
+    pub fn running(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
     /// Where a running node keeps its data.
     pub fn data(&self, node: NodeId) -> &Path {
         &self.nodes[&node].data
@@ -694,7 +699,7 @@ pub fn remove(key: &str) -> Operation {
 
 fn read_with(key: &str, consistency: Option<ReadConsistency>) -> Operation {
     let key = Bytes::copy_from_slice(key.as_bytes());
-    operation(operation::Kind::Read(ReadOperation { key, consistency, omit_value: false }))
+    operation(operation::Kind::Read(ReadOperation { key, consistency, omit_value: false, at_least: None }))
 }
 
 /// A strong read.
@@ -704,8 +709,12 @@ pub fn read(key: &str) -> Operation {
 
 /// A read of whatever the node has.
 pub fn eventual_read(key: &str) -> Operation {
-    let requirement = Some(read_consistency::Requirement::Eventual(true));
-    read_with(key, Some(ReadConsistency { requirement }))
+    read_as_fresh(key, read_consistency::Requirement::Eventual(true))
+}
+
+/// A read that any node may answer that is fresh enough.
+pub fn read_as_fresh(key: &str, requirement: read_consistency::Requirement) -> Operation {
+    read_with(key, Some(ReadConsistency { requirement: Some(requirement) }))
 }
 
 /// A run of records.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use paddock_coordination::{Epoch, PartitionState};
-use paddock_partition::replica::RoleName;
+use paddock_partition::replica::{RoleName, Timestamp};
 
 use crate::cluster::{Disk, Node};
 
@@ -16,6 +16,8 @@ pub(crate) struct Checker {
     commits: BTreeMap<char, u64>,
     /// How often a snapshot took the place of a store.
     pub(crate) installs: u64,
+    /// How much was committed when the nodes' clocks showed what.
+    history: Vec<(Vec<Timestamp>, usize)>,
     /// A quarantine is what the case is about.
     pub(crate) quarantine_is_expected: bool,
     /// Metadata was rolled back, or disks were: only replicas that notice are to be trusted.
@@ -98,9 +100,17 @@ impl Checker {
     }
 
     /// After each event: the whole cluster.
-    pub(crate) fn check(&self, now: u64, nodes: &[Node], state: &PartitionState) {
+    pub(crate) fn check(&mut self, now: u64, nodes: &[Node], state: &PartitionState) {
         if self.is_blind {
             return;
+        }
+        let clocks: Vec<Timestamp> = nodes.iter().map(|node| node.clock(now)).collect();
+        match self.history.last_mut() {
+            Some((shown, committed)) if *shown == clocks => *committed = self.committed.len(),
+            _ => self.history.push((clocks, self.committed.len())),
+        }
+        for (index, node) in nodes.iter().enumerate() {
+            self.check_freshness(index, node);
         }
         for node in nodes {
             let member = node.member();
@@ -123,6 +133,21 @@ impl Checker {
                 );
             }
         }
+    }
+
+    /// Invariant 15: a replica that says how fresh it is has applied all that was committed then.
+    fn check_freshness(&self, index: usize, node: &Node) {
+        let as_of = node.replica.as_ref().and_then(|replica| replica.fresh_as_of());
+        let Some((as_of, _)) = as_of else { return };
+        // At a time itself more may be committed after the replica asked: what counts is what was committed before.
+        let before = self.history.partition_point(|(clocks, _)| clocks[index] < as_of);
+        let committed = before.checked_sub(1).map_or(0, |index| self.history[index].1);
+        assert!(
+            node.disk.applied >= committed,
+            "invariant 15: {} says that it is fresh as of {as_of}, when {committed} were committed; it applied {}",
+            node.name,
+            node.disk.applied
+        );
     }
 
     /// A batch is committed whole or not at all, and so is each replica's log.

@@ -55,10 +55,10 @@ fn message(chance: &mut Chance, cluster: &Cluster, index: usize) -> Option<Messa
     };
     let sent_at = Timestamp(number(chance, cluster.nodes[index].clock(cluster.now).0));
     Some(match chance.below(10) {
-        0 => Message::Heartbeat { epoch, sent_at, commit: sequence },
+        0 => Message::Heartbeat { epoch, sent_at, commit: sequence, echo: chance.below(u64::MAX) },
         1 => {
             let all = [Readiness::NotNow, Readiness::CanTakeOver, Readiness::Leaving];
-            Message::Grant { epoch, sent_at, readiness: all[chance.index(3)] }
+            Message::Grant { epoch, sent_at, readiness: all[chance.index(3)], asked: chance.below(u64::MAX) }
         }
         2 => Message::Ack { epoch, sequence },
         3 => Message::Mismatch { epoch, hint: position },

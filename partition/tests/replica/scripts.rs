@@ -8,7 +8,7 @@
 //! queue | deliver | drop | duplicate  with [from=A] [to=B] [kind=append]; deliver [last=true] takes the newest
 //! transfer A [to=B] [within=MS]       A hands over, by default to the best and within a lease
 //! drained A B                         these nodes, and no others, are drained
-//! propose A x y | read A | status [A] | log A | state
+//! propose A x y | read A | status [A] | log A | state | fresh A
 //! crash A [kept=N] | restart A | wipe A | stop A
 //! leave A                             A's process is about to stop
 //! isolate A | join A                  cuts a node's network, mends it
@@ -189,6 +189,15 @@ fn on_node(cluster: &mut Cluster, index: usize, name: &str, words: &[&str], kept
             return Ok(match replica.may_read(node.clock(cluster.now)) {
                 Ok(()) => format!("reads what is applied through {}\n", node.disk.applied),
                 Err(refusal) => describe::refusal(&refusal) + "\n",
+            });
+        }
+        "fresh" => {
+            let node = &cluster.nodes[index];
+            let Some(replica) = &node.replica else { return Err("it is down".into()) };
+            let now = node.clock(cluster.now);
+            return Ok(match replica.fresh_as_of() {
+                Some((as_of, _)) => format!("at {now} fresh as of {as_of}: {} ms ago\n", now.since(as_of)),
+                None => "does not know how fresh it is\n".to_owned(),
             });
         }
         "log" => return Ok(log(cluster, index)),

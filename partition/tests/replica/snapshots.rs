@@ -114,7 +114,8 @@ fn what_was_known_to_be_committed_stays_known_and_is_applied_again() {
 #[test]
 fn a_copy_that_contradicts_a_commit_quarantines() {
     let (mut cluster, leader) = returned();
-    let heartbeat = Message::Heartbeat { epoch: Epoch(2), sent_at: Timestamp(1), commit: Sequence(0) };
+    let heartbeat =
+        Message::Heartbeat { epoch: Epoch(2), sent_at: Timestamp(1), commit: Sequence(0), echo: 0 };
     step(&mut cluster, Event::Received { from: leader, message: heartbeat });
     assert!(fetches(&announce(&mut cluster, leader, 2, at(2, 9))));
     let effects =

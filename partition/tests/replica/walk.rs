@@ -346,6 +346,8 @@ impl Walk {
             node.is_isolated = false;
             node.is_slow = false;
             node.link = Link::Up;
+            // It goes on from what it shows: no clock ever goes back.
+            node.clock_offset = node.clock(self.cluster.now).0.saturating_sub(self.cluster.now);
             node.clock_rate = 1000;
             node.paused_until = 0;
             if node.replica.is_none() {

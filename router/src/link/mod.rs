@@ -180,6 +180,12 @@ impl Link {
         self.shared.up.load(Ordering::Acquire)
     }
 
+    /// How many operations wait here, or are under way at the node.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        LINK_OPERATIONS_MAX.saturating_sub(self.shared.operations.available_permits())
+    }
+
     /// Ends the link, as the module's text says. Returns at once.
     pub fn close(&self) {
         self.closing.send_replace(true);

@@ -15,7 +15,7 @@ use paddock_proto::metadata;
 use paddock_proto::v1::exchange_service_server::{ExchangeService, ExchangeServiceServer};
 use paddock_proto::v1::{
     ErrorReason, ExchangeRequest, ExchangeResponse, Failure, Operation, Outcome, ReadOutcome,
-    ReadRangeOutcome, Record, WriteOutcome, mutation, operation, outcome,
+    ReadRangeOutcome, Record, SessionPosition, WriteOutcome, mutation, operation, outcome,
 };
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -194,6 +194,16 @@ impl Inner {
         }
     }
 
+    /// How far it says that it is.
+    fn position(&self) -> Option<SessionPosition> {
+        let partition_uuid = vec![7; 16].into();
+        Some(SessionPosition {
+            partition_uuid,
+            lineage: 0,
+            sequence: self.next_version.load(Ordering::Relaxed),
+        })
+    }
+
     /// Does one operation; false: the stream is to break.
     async fn perform(
         self: &Arc<Self>,
@@ -203,7 +213,12 @@ impl Inner {
         let reply = (self.script.lock())(&operation);
         self.arrivals.send_modify(|arrivals| arrivals.push(operation.clone()));
         let respond = |kind| {
-            let outcome = Outcome { operation_id: operation.operation_id, leader_epoch: 7, kind: Some(kind) };
+            let outcome = Outcome {
+                operation_id: operation.operation_id,
+                leader_epoch: 7,
+                kind: Some(kind),
+                position: self.position(),
+            };
             Ok(ExchangeResponse { outcomes: vec![outcome] })
         };
         match reply {

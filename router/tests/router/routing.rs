@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use paddock_coordination::{Epoch, NodeId};
-use paddock_proto::v1::{DeleteRequest, ErrorReason, outcome};
+use bytes::Bytes;
+use paddock_coordination::{Epoch, NodeId, PartitionId};
+use paddock_proto::v1::read_consistency::Requirement;
+use paddock_proto::v1::{DeleteRequest, ErrorReason, GetRequest, ReadConsistency, operation, outcome};
+use paddock_router::session::Session;
 use tonic::Code;
 use tonic_types::StatusExt;
 use ulid::Ulid;
@@ -36,7 +39,7 @@ async fn an_operation_goes_to_the_leader_of_its_keys_slot() {
 async fn keys_are_any_bytes() {
     let mut cluster = Cluster::start(1).await;
     for key in [&b"\0"[..], b"a/b//c", b"\xff\xfe\0", b"{", &[b'k'; 4096]] {
-        let key = bytes::Bytes::copy_from_slice(key);
+        let key = Bytes::copy_from_slice(key);
         let record = cluster.client.get(get(&key)).await.unwrap().into_inner().record.unwrap();
         assert_eq!(record.key, key);
     }
@@ -83,7 +86,7 @@ async fn a_request_waits_for_a_leader() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.member(0);
     cluster.change_state(0, |state| state.leader = None).await;
-    cluster.view_is(|view| view.leader(paddock_coordination::PartitionId(0)).is_none()).await;
+    cluster.view_is(|view| view.leader(PartitionId(0)).is_none()).await;
 
     let mut client = cluster.client.clone();
     let waiting = tokio::spawn(async move { client.put(put(&key_in(0))).await });
@@ -132,22 +135,108 @@ async fn the_deadline_travels_with_the_operation() {
 }
 
 #[tokio::test]
-async fn eventual_reads_are_spread_over_the_followers() {
+async fn eventual_reads_are_spread_over_the_replicas() {
     let mut cluster = Cluster::start(3).await;
     cluster.view_is(|view| view.nodes.values().all(|node| node.links_up() == 2)).await;
     let key = key_in(0);
-    for _ in 0..10 {
+    for _ in 0..12 {
         cluster.client.get(eventual_get(&key)).await.unwrap();
     }
     let arrivals: Vec<usize> = cluster.nodes.iter().map(|node| node.arrivals_of(&key)).collect();
-    assert_eq!(arrivals, [0, 5, 5]);
+    assert_eq!(arrivals, [4, 4, 4]);
 
     // A follower that fails is not insisted upon.
     for node in &cluster.nodes[1..] {
         node.script(|_| Reply::With(failure(ErrorReason::PartitionUnavailable, false)));
     }
-    let answer = cluster.client.get(eventual_get(&key)).await.unwrap().into_inner();
-    assert_eq!(answer.meta.unwrap().served_by, cluster.nodes[0].id.to_string());
+    for _ in 0..3 {
+        let answer = cluster.client.get(eventual_get(&key)).await.unwrap().into_inner();
+        assert_eq!(answer.meta.unwrap().served_by, cluster.nodes[0].id.to_string());
+    }
+}
+
+#[tokio::test]
+async fn an_eventual_read_goes_to_whom_has_the_least_to_do() {
+    let cluster = Cluster::start(3).await;
+    cluster.view_is(|view| view.nodes.values().all(|node| node.links_up() == 2)).await;
+    // The first two are asked, and do not answer.
+    let key = key_in(0);
+    for node in &cluster.nodes[..2] {
+        node.script(|_| Reply::Never);
+    }
+    let mut pending = Vec::new();
+    while cluster.nodes[..2].iter().any(|node| node.arrivals_of(&key) == 0) {
+        let (mut client, request) = (cluster.client.clone(), eventual_get(&key));
+        pending.push(tokio::spawn(async move { client.get(within(Duration::from_secs(20), request)).await }));
+        let reached = || cluster.nodes.iter().map(|node| node.arrivals_of(&key)).sum::<usize>();
+        while reached() < pending.len() {
+            tokio::task::yield_now().await;
+        }
+    }
+    let before = cluster.nodes[2].arrivals_of(&key);
+    for _ in 0..5 {
+        let mut client = cluster.client.clone();
+        soon(client.get(eventual_get(&key))).await.unwrap();
+    }
+    assert_eq!(cluster.nodes[2].arrivals_of(&key), before + 5);
+}
+
+fn get_as_fresh(key: &Bytes, requirement: Requirement) -> GetRequest {
+    let consistency = Some(ReadConsistency { requirement: Some(requirement) });
+    GetRequest { consistency, ..get(key) }
+}
+
+#[tokio::test]
+async fn a_read_for_which_a_replica_is_not_fresh_enough_goes_on_to_another_and_fails_by_name() {
+    let mut cluster = Cluster::start(2).await;
+    cluster.view_is(|view| view.nodes.values().all(|node| node.links_up() == 2)).await;
+    let key = key_in(0);
+    cluster.nodes[1].script(|_| Reply::With(failure(ErrorReason::ReplicaBehind, false)));
+    for _ in 0..4 {
+        let request = get_as_fresh(&key, Requirement::MaxStalenessMs(5));
+        let meta = cluster.client.get(request).await.unwrap().into_inner().meta.unwrap();
+        assert_eq!(meta.served_by, cluster.nodes[0].id.to_string());
+    }
+    assert!(cluster.nodes[1].arrivals_of(&key) > 0);
+    let asked = cluster.nodes[1].arrivals();
+    let Some(operation::Kind::Read(read)) = &asked[0].kind else { panic!("{asked:?}") };
+    assert_eq!(read.consistency.as_ref().unwrap().requirement, Some(Requirement::MaxStalenessMs(5)));
+
+    cluster.nodes[0].script(|_| Reply::With(failure(ErrorReason::ReplicaBehind, false)));
+    let request = within(Duration::from_millis(300), get_as_fresh(&key, Requirement::MaxStalenessMs(5)));
+    let status = soon(cluster.client.get(request)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REPLICA_BEHIND"));
+}
+
+#[tokio::test]
+async fn a_sessions_token_names_what_it_has_seen_of_each_partition() {
+    let mut cluster = Cluster::start(2).await;
+    let (key, other) = (key_in(0), key_in(1));
+    let mut token = Vec::new();
+    for key in [&key, &other] {
+        token.extend(cluster.client.put(put(key)).await.unwrap().into_inner().meta.unwrap().session_token);
+    }
+    let seen = Session::decode(&token.clone().into()).unwrap();
+    assert_eq!(seen.partitions().map(|partition| partition.0).collect::<Vec<_>>(), [0, 1]);
+
+    let request = get_as_fresh(&key, Requirement::SessionToken(token.into()));
+    let answer = cluster.client.get(request).await.unwrap().into_inner();
+    let asked: Vec<_> = cluster.nodes.iter().flat_map(|node| node.arrivals()).collect();
+    let read = asked.iter().find_map(|operation| match &operation.kind {
+        Some(operation::Kind::Read(read)) => Some(read.clone()),
+        _ => None,
+    });
+    // The partition server is told its own part, and the answer's token covers the others too.
+    assert_eq!(read.unwrap().at_least.as_ref(), seen.position(PartitionId(0)));
+    let after = Session::decode(&answer.meta.unwrap().session_token).unwrap();
+    assert_eq!(after.partitions().count(), 2);
+
+    let strange = Session::at(PartitionId(9), seen.position(PartitionId(0)).unwrap().clone());
+    for token in [strange.encode(), Bytes::from_static(b"garbage")] {
+        let request = get_as_fresh(&key, Requirement::SessionToken(token));
+        let status = cluster.client.get(request).await.unwrap_err();
+        assert_eq!(reason(&status), "SESSION_TOKEN_INVALID", "{status}");
+    }
 }
 
 #[tokio::test]

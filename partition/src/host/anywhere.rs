@@ -1,0 +1,147 @@
+//! Reads at any replica, without its owner loop: of whatever is applied, of what is fresh enough, of what a session has
+//! seen.
+//!
+//! Each looks at one moment of the store, so that its answer can say which: whoever reads next, anywhere, and wants to see at
+//! least as much, names that. Only a session's read that must wait for more to be applied goes to the owner loop.
+//!
+//! A quarantined replica serves none of them.
+
+use bytes::Bytes;
+use paddock_coordination::PartitionId;
+use paddock_storage::{Readable, Reader, Sequence};
+
+use super::{Host, Hosted};
+use crate::admission::read_failure;
+use crate::clock::{self, Timestamp};
+use crate::operation::{Answer, Failure, Freshness, Standing};
+use crate::replica::RoleName;
+use crate::reply::Reply;
+use crate::status::ReplicaStatus;
+
+/// What becomes of a read where it arrives.
+#[derive(Debug)]
+pub enum Here {
+    /// It is answered.
+    Answered(Reply),
+    /// It is for the owner loop, which waits until this entry is applied.
+    After(Sequence),
+}
+
+impl Host {
+    /// Reads at this node's replica, as fresh as asked for.
+    #[must_use]
+    pub fn read_here(
+        &self,
+        partition: PartitionId,
+        operation_id: u64,
+        key: &Bytes,
+        omit_value: bool,
+        freshness: Freshness,
+    ) -> Here {
+        let replicas = self.replicas.load();
+        let Some(hosted) = replicas.get(&partition) else {
+            return Here::Answered(Reply::unheard(operation_id, Failure::NotLeader { leader: None }));
+        };
+        let status = hosted.status.load();
+        let (answer, standing) = match hosted.look(&status, key, omit_value, freshness) {
+            Ok(Look::Found(answer, standing)) => (answer, standing),
+            Ok(Look::After(sequence)) => return Here::After(sequence),
+            Err(failure) => (Answer::Failed(failure), None),
+        };
+        hosted.metrics.read_anywhere(matches!(answer, Answer::Failed(Failure::Behind(_))));
+        Here::Answered(Reply { operation_id, epoch: status.epoch, answer, standing })
+    }
+}
+
+/// What a look at the replica came to.
+enum Look {
+    Found(Answer, Option<Standing>),
+    After(Sequence),
+}
+
+impl Hosted {
+    fn look(
+        &self,
+        status: &ReplicaStatus,
+        key: &Bytes,
+        omit_value: bool,
+        freshness: Freshness,
+    ) -> Result<Look, Failure> {
+        if status.role == RoleName::Quarantined {
+            return Err(Failure::Unavailable(status.problem.clone().unwrap_or_default()));
+        }
+        if let Freshness::AtLeast(seen) = freshness {
+            self.is_same_life(status, &seen)?;
+        }
+        let (answer, applied) = read(&self.reader.load(), key, omit_value);
+        // By what was looked at, whatever the replica has come to meanwhile: a snapshot may have taken its store's place.
+        match freshness {
+            Freshness::Any => {}
+            Freshness::AtLeast(seen) if applied < seen.applied => return Ok(Look::After(seen.applied)),
+            Freshness::AtLeast(_) => {}
+            Freshness::Within(bound_ms) => {
+                let fresh_as_of = self.status.fresh_as_of().filter(|(_, needed)| *needed <= applied);
+                check_staleness(clock::now(), fresh_as_of.map(|(as_of, _)| as_of), bound_ms)?;
+            }
+        }
+        let standing = |lineage| Standing { partition_uuid: self.uuid, lineage, applied };
+        Ok(Look::Found(answer, status.lineage.map(standing)))
+    }
+
+    /// Whether a session's position is of the life that this replica has.
+    fn is_same_life(&self, status: &ReplicaStatus, seen: &Standing) -> Result<(), Failure> {
+        let lineage = status.lineage.unwrap_or(0);
+        if seen.partition_uuid != self.uuid || seen.lineage < lineage {
+            return Err(Failure::SessionInvalid(format!(
+                "the session has seen life {} of the partition, lineage {}; this is life {}, lineage {lineage}",
+                seen.partition_uuid, seen.lineage, self.uuid
+            )));
+        }
+        if seen.lineage > lineage {
+            let why = format!("the session has seen lineage {}, this replica knows {lineage}", seen.lineage);
+            return Err(Failure::Behind(why));
+        }
+        Ok(())
+    }
+}
+
+/// One moment of the store, and which it was.
+fn read(reader: &Reader, key: &Bytes, omit_value: bool) -> (Answer, Sequence) {
+    let snapshot = reader.snapshot();
+    let answer = match snapshot.get_record(key) {
+        Ok(mut record) => {
+            if omit_value && let Some(record) = &mut record {
+                record.value = Bytes::new();
+            }
+            Answer::Read(record)
+        }
+        Err(error) => Answer::Failed(read_failure(error)),
+    };
+    (answer, snapshot.sequence())
+}
+
+/// Whether what was just read is no older than the bound. Judged after the read: it may have taken its time.
+fn check_staleness(now: Timestamp, fresh_as_of: Option<Timestamp>, bound_ms: u64) -> Result<(), Failure> {
+    let Some(as_of) = fresh_as_of else {
+        return Err(Failure::Behind("this replica does not know yet how fresh it is".into()));
+    };
+    let staleness_ms = now.since(as_of);
+    if staleness_ms <= bound_ms {
+        return Ok(());
+    }
+    Err(Failure::Behind(format!("this replica may be {staleness_ms} ms behind, the bound is {bound_ms} ms")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn staleness_is_counted_from_when_everything_was_applied_and_unknown_is_too_much() {
+        let at = |now, as_of, bound| check_staleness(Timestamp(now), as_of, bound);
+        assert!(at(1_500, Some(Timestamp(1_000)), 500).is_ok());
+        let behind = at(1_501, Some(Timestamp(1_000)), 500).expect_err("it is too old").to_string();
+        assert!(behind.contains("501") && behind.contains("500"), "{behind}");
+        assert!(matches!(at(1, None, u64::MAX), Err(Failure::Behind(_))));
+    }
+}
