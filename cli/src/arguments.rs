@@ -97,6 +97,10 @@ pub(crate) enum Command {
     Partitions(Show),
     /// Hand a partition's leadership over to another replica; no request fails by it
     Transfer(Transfer),
+    /// Give a node a replica of a partition
+    AddReplica(AddReplica),
+    /// Take a partition's replica away from a node, once the others are in sync
+    RemoveReplica(RemoveReplica),
     /// Have a node lead nothing, for maintenance; a node that stops does that by itself
     Drain(Drain),
     /// Load or dump many records
@@ -376,6 +380,46 @@ pub(crate) struct Transfer {
     /// The node that is to lead; by default the replica that is best placed
     #[arg(long, value_name = "NODE")]
     pub(crate) to: Option<String>,
+    /// How to print the outcome
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// Flags of `add-replica`.
+#[derive(Debug, Args)]
+pub(crate) struct AddReplica {
+    /// The partition's number
+    #[arg(value_name = "PARTITION")]
+    pub(crate) partition: u32,
+    /// The node that is to have one
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
+    #[command(flatten)]
+    pub(crate) change: ReplicaChange,
+}
+
+/// Flags of `remove-replica`.
+#[derive(Debug, Args)]
+pub(crate) struct RemoveReplica {
+    /// The partition's number
+    #[arg(value_name = "PARTITION")]
+    pub(crate) partition: u32,
+    /// The node that is to have none
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
+    /// The node that is to have one in its place
+    #[arg(long, value_name = "NODE")]
+    pub(crate) replace_with: Option<String>,
+    #[command(flatten)]
+    pub(crate) change: ReplicaChange,
+}
+
+/// Flags of both.
+#[derive(Debug, Args)]
+pub(crate) struct ReplicaChange {
+    /// Wait until the replicas are there and in sync, at most --timeout-seconds
+    #[arg(long)]
+    pub(crate) wait: bool,
     /// How to print the outcome
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,

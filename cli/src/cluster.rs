@@ -45,6 +45,7 @@ struct Partition {
     leader_node_id: String,
     min_in_sync: u32,
     replicas: Vec<Replica>,
+    target_node_ids: Vec<String>,
 }
 
 /// An object around the list, so that there is room for more beside it.
@@ -188,6 +189,13 @@ fn print_partitions(partitions: &[Partition]) -> anyhow::Result<()> {
         }
     }
     output::print_table(&table)?;
+    for Partition { partition_id, replicas, target_node_ids, .. } in partitions {
+        let is_there = |node: &String| replicas.iter().any(|replica| replica.node_id == *node);
+        if replicas.len() != target_node_ids.len() || !target_node_ids.iter().all(is_there) {
+            let nodes = target_node_ids.join(", ");
+            output::print(format_args!("partition {partition_id}: its replicas are to be on {nodes}"))?;
+        }
+    }
     Ok(())
 }
 
@@ -279,6 +287,7 @@ impl From<messages::Partition> for Partition {
             leader_node_id: wire.leader_node_id,
             min_in_sync: wire.min_in_sync,
             replicas: wire.replicas.into_iter().map(Replica::from).collect(),
+            target_node_ids: wire.target_node_ids,
         }
     }
 }

@@ -8,6 +8,7 @@ use paddock_partition::node::NodeError;
 
 use crate::leadership::StillLeads;
 use crate::output::StdoutClosed;
+use crate::placement::StillMoving;
 
 /// The command was interrupted; its message says how to go on.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +58,7 @@ fn code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.is::<Interrupted>()) {
         return INTERRUPTED;
     }
-    if error.chain().any(|cause| cause.is::<StillLeads>()) {
+    if error.chain().any(|cause| cause.is::<StillLeads>() || cause.is::<StillMoving>()) {
         return UNAVAILABLE;
     }
     if let Some(code) = error.chain().find_map(storage_code) {

@@ -14,6 +14,7 @@ mod key;
 mod leadership;
 mod load;
 mod output;
+mod placement;
 mod record;
 mod record_line;
 mod serve;
@@ -51,6 +52,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Status(show) => cluster::status(&connection.connect().await?, show).await,
         Command::Partitions(show) => cluster::partitions(&connection.connect().await?, show).await,
         Command::Transfer(transfer) => leadership::transfer(&connection.connect().await?, transfer).await,
+        Command::AddReplica(add) => {
+            placement::add(&connection.connect().await?, add, connection.timeout()).await
+        }
+        Command::RemoveReplica(remove) => {
+            placement::remove(&connection.connect().await?, remove, connection.timeout()).await
+        }
         Command::Drain(drain) => {
             leadership::drain(&connection.connect().await?, drain, connection.timeout()).await
         }

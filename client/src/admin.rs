@@ -11,8 +11,8 @@ use crate::types::Record;
 /// The messages that the administrative calls return, documented in `admin_service.proto`.
 pub mod messages {
     pub use paddock_proto::admin::v1::{
-        GetClusterResponse, LocateKeyResponse, Node, Partition, Replica, ReplicaRole, Router, SlotRange,
-        SnapshotTransfer, TransferLeadershipResponse,
+        ChangeReplicasResponse, GetClusterResponse, LocateKeyResponse, Node, Partition, Replica, ReplicaRole,
+        Router, SlotRange, SnapshotTransfer, TransferLeadershipResponse,
     };
 }
 
@@ -72,6 +72,31 @@ impl Client {
         self.call(Kind::Write, &request, |request| {
             let mut service = self.admin.clone();
             async move { service.transfer_leadership(request).await }
+        })
+        .await
+    }
+
+    /// Says on which nodes a partition's replicas are to be: those to be added come in the place of those to be removed.
+    /// Returns when that is written; [`Client::partitions`] shows how far it has come.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if there is no such partition or node, if a node to be added is not live or has a replica, or
+    /// one to be removed has none; [`Error::Unavailable`] if the coordination service is away.
+    pub async fn change_replicas(
+        &self,
+        partition_id: u32,
+        add_node_ids: &[&str],
+        remove_node_ids: &[&str],
+    ) -> Result<messages::ChangeReplicasResponse, Error> {
+        let owned = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
+        let request = v1::ChangeReplicasRequest {
+            partition_id,
+            add_node_ids: owned(add_node_ids),
+            remove_node_ids: owned(remove_node_ids),
+        };
+        self.call(Kind::Write, &request, |request| {
+            let mut service = self.admin.clone();
+            async move { service.change_replicas(request).await }
         })
         .await
     }

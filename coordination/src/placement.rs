@@ -7,7 +7,7 @@
 //! 1. a replica on a node of the target is added to the partition's replicas, at the end of the list. The leader sends it
 //!    the log, and takes it in sync when it has caught up;
 //! 2. once *all* nodes of the target are in sync, those that are not in it leave, followers first; `min_in_sync` falls with the
-//!    first of them, so that it never asks for more than are left;
+//!    first of them, so that it never asks for more than are left. A leader hands over ([`next_leader`]) before it leaves;
 //! 3. the list takes the target's order, and `min_in_sync` becomes that of so many replicas.
 //!
 //! So a partition never has fewer replicas in sync for being moved, and a step that is not taken, taken late, or planned by
@@ -15,7 +15,7 @@
 //! `replicas` and `min_in_sync` is ever changed here; who leads and who is in sync is the replicas' own affair, and failover
 //! waits for nothing of this.
 //!
-//! What this does not do: choose the leader (an operator can ask for another one), move replicas for the sake of balance, or
+//! What this does not do: choose a leader among the target's nodes (an operator can ask for another one), move replicas for the sake of balance, or
 //! place by anything but the number of replicas on a node. A node that has been replaced and comes back holds nothing
 //! that counts, until somebody wants a replica on it.
 
@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ulid::Ulid;
 
+use crate::bootstrap::REPLICATION_FACTOR_MAX;
 use crate::cluster_map::{ClusterMap, Partition};
 use crate::ids::{Epoch, NodeId, PartitionId};
 use crate::records::{PartitionState, ReplicaTarget, default_min_in_sync};
@@ -83,6 +84,74 @@ pub fn target_of(map: &ClusterMap, id: PartitionId, state: &PartitionState) -> V
     match target.filter(|target| target.partition_uuid == state.partition_uuid) {
         Some(target) => target.replicas.clone(),
         None => state.replicas.clone(),
+    }
+}
+
+/// To whom a partition's leader is to hand over, because it is the last that keeps the partition from its target; `None` if it may
+/// stay.
+#[must_use]
+pub fn next_leader(map: &ClusterMap, id: PartitionId) -> Option<NodeId> {
+    let state = &map.partitions.get(&id)?.state;
+    let target = target_of(map, id, state);
+    let stays = state.leader.is_none_or(|leader| target.contains(&leader.node));
+    let is_there = |node: &NodeId| is_in_sync(state, *node) && map.live.contains(node);
+    if stays || !target.iter().all(is_there) {
+        return None;
+    }
+    target.first().copied()
+}
+
+/// Why replicas cannot be placed as somebody wants them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// It is to have one already.
+    #[error("node {0} has a replica of the partition already, or is to have one")]
+    AlreadyThere(NodeId),
+    /// It is to have none.
+    #[error("node {0} has no replica of the partition, and is to have none")]
+    NotThere(NodeId),
+    /// None would be left.
+    #[error("a partition has one replica at least")]
+    None,
+    /// Too many.
+    #[error("a partition has at most {REPLICATION_FACTOR_MAX} replicas, this would be {found}")]
+    TooMany {
+        /// How many it would be.
+        found: usize,
+    },
+}
+
+/// A target with other nodes: those to be added come in the place of those to be removed, as far as there are any, the others at the
+/// end.
+///
+/// # Errors
+/// [`TargetError`].
+pub fn changed_target(
+    target: &[NodeId],
+    add: &[NodeId],
+    remove: &[NodeId],
+) -> Result<Vec<NodeId>, TargetError> {
+    let mut changed = target.to_vec();
+    let mut added = add.iter();
+    for node in remove {
+        let place = changed.iter().position(|other| other == node).ok_or(TargetError::NotThere(*node))?;
+        match added.next() {
+            Some(other) if changed.contains(other) => return Err(TargetError::AlreadyThere(*other)),
+            Some(other) => changed[place] = *other,
+            None => drop(changed.remove(place)),
+        }
+    }
+    for node in added {
+        if changed.contains(node) {
+            return Err(TargetError::AlreadyThere(*node));
+        }
+        changed.push(*node);
+    }
+    match changed.len() {
+        0 => Err(TargetError::None),
+        found if found > REPLICATION_FACTOR_MAX as usize => Err(TargetError::TooMany { found }),
+        _ => Ok(changed),
     }
 }
 
@@ -147,10 +216,10 @@ impl<'a> Planner<'a> {
         (replicas != target).then_some(replicas)
     }
 
-    /// The live node with the fewest replicas that is none of these.
+    /// The live node with the fewest replicas that is none of these, and not drained.
     fn least_loaded(&self, but: &[NodeId]) -> Option<NodeId> {
-        let live =
-            self.map.live.iter().filter(|node| !but.contains(node) && self.map.nodes.contains_key(node));
+        let is_fit = |node: &&NodeId| self.map.nodes.get(node).is_some_and(|record| !record.drained);
+        let live = self.map.live.iter().filter(|node| !but.contains(node)).filter(is_fit);
         live.min_by_key(|node| (self.load.get(node).copied().unwrap_or(0), **node)).copied()
     }
 
@@ -179,6 +248,10 @@ impl<'a> Planner<'a> {
         let leaving =
             state.replicas.iter().filter(|node| !target.contains(node)).min_by_key(|node| leads(node));
         if let Some(node) = leaving {
+            // It is about to hand over: see `next_leader`.
+            if leads(node) && self.map.live.contains(node) {
+                return None;
+            }
             let mut changed = state.clone();
             changed.replicas.retain(|other| other != node);
             // Before those are gone who are needed for more.
@@ -278,7 +351,10 @@ mod tests {
     /// What the replicas of a partition do by themselves: whoever left the list leaves the in-sync set and leads no more, and
     /// who is live gets in sync.
     fn replicate(map: &mut ClusterMap) {
-        for Partition { state, .. } in map.partitions.values_mut() {
+        let ids: Vec<PartitionId> = map.partitions.keys().copied().collect();
+        for id in ids {
+            let next = next_leader(map, id);
+            let Some(Partition { state, .. }) = map.partitions.get_mut(&id) else { continue };
             if !state.in_sync.iter().any(|member| map.live.contains(&member.node)) {
                 continue;
             }
@@ -290,10 +366,8 @@ mod tests {
                     state.in_sync.push(member(*node));
                 }
             }
-            state.leader = state
-                .leader
-                .filter(|leader| state.in_sync.contains(leader))
-                .or(state.in_sync.first().copied());
+            let stays = state.leader.filter(|leader| state.in_sync.contains(leader));
+            state.leader = next.map(member).or(stays).or(state.in_sync.first().copied());
         }
     }
 
@@ -346,6 +420,37 @@ mod tests {
         let expected =
             [Change::Add(node(2)), Change::Add(node(3)), Change::Remove(node(1)), Change::Remove(node(0))];
         assert_eq!(done, expected);
+    }
+
+    #[test]
+    fn a_leader_that_is_gone_leaves_without_handing_over() {
+        let mut map = cluster(3, &[&[0, 1]]);
+        set_target(&mut map, 0, &[1, 2]);
+        let steps = plan(&map, &BTreeSet::new());
+        perform(&mut map, steps);
+        let state = &mut map.partitions.get_mut(&PartitionId(0)).unwrap().state;
+        state.in_sync.push(member(node(2)));
+        assert_eq!(next_leader(&map, PartitionId(0)), Some(node(1)));
+        assert_eq!(plan(&map, &BTreeSet::new()), [], "it hands over first");
+        map.live.remove(&node(0));
+        assert_eq!(changes(&plan(&map, &BTreeSet::new())), [Change::Remove(node(0))]);
+    }
+
+    #[test]
+    fn targets_are_changed_within_their_limits() {
+        let changed =
+            |add: &[u8], remove: &[u8]| changed_target(&nodes(&[0, 1]), &nodes(add), &nodes(remove));
+        assert_eq!(changed(&[2], &[]), Ok(nodes(&[0, 1, 2])));
+        assert_eq!(changed(&[], &[0]), Ok(nodes(&[1])));
+        assert_eq!(changed(&[2], &[0]), Ok(nodes(&[2, 1])), "in its place");
+        assert_eq!(changed(&[2, 3], &[1]), Ok(nodes(&[0, 2, 3])));
+        assert_eq!(changed(&[1], &[]), Err(TargetError::AlreadyThere(node(1))));
+        assert_eq!(changed(&[1], &[0]), Err(TargetError::AlreadyThere(node(1))));
+        assert_eq!(changed(&[2, 2], &[]), Err(TargetError::AlreadyThere(node(2))));
+        assert_eq!(changed(&[], &[2]), Err(TargetError::NotThere(node(2))));
+        assert_eq!(changed(&[], &[0, 1]), Err(TargetError::None));
+        let error = changed(&[2, 3, 4, 5, 6, 7], &[]).unwrap_err();
+        assert_eq!(error.to_string(), "a partition has at most 7 replicas, this would be 8");
     }
 
     #[test]
@@ -440,9 +545,11 @@ mod tests {
             for round in 0.. {
                 prop_assert!(round < 200, "it does not end");
                 let steps = plan(&map, &gone);
-                if steps.is_empty() { break }
+                let is_idle = steps.is_empty();
                 perform(&mut map, steps);
                 replicate(&mut map);
+                // Perhaps it only waited for a leader to hand over.
+                if is_idle && plan(&map, &gone).is_empty() { break }
                 for (known, least) in map.partitions.values().zip(&least) {
                     prop_assert!(known.state.in_sync.len() >= *least, "{:?}", known.state);
                     prop_assert!(known.state.in_sync.len() >= known.state.min_in_sync as usize);

@@ -140,8 +140,8 @@ pub struct Host {
     replicas: ArcSwap<BTreeMap<PartitionId, Arc<Hosted>>>,
     metrics: Metrics,
     fatal: mpsc::UnboundedSender<FatalError>,
-    /// The node is drained, as the cluster's map has it.
-    drained: watch::Sender<bool>,
+    /// What the node is to hand over, as the cluster's map has it.
+    duties: watch::Sender<leaving::Duties>,
     /// The node is about to stop, and hands over what it leads.
     leaving: AtomicBool,
     /// Streams of operations that are open.
@@ -184,7 +184,7 @@ impl Host {
             replicas: ArcSwap::default(),
             metrics,
             fatal,
-            drained: watch::Sender::new(false),
+            duties: watch::Sender::default(),
             leaving: AtomicBool::new(false),
             exchanges: watch::Sender::new(0),
             draining: CancellationToken::new(),
@@ -364,6 +364,7 @@ impl Host {
             self.assign(partition, found).await;
         }
         self.tell_drained(map);
+        self.note_duties(map);
         // A map that was not read, or lacks a record, takes nothing away.
         unassigned.retain(|partition| map.partitions.contains_key(partition));
         for partition in unassigned {

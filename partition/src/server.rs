@@ -158,7 +158,7 @@ impl PartitionServer {
         let controller =
             Controller::new(Arc::clone(&coordinator), host.cluster(), host.node(), config.replace_after);
         tokio::spawn(controller.run(tree, host.stopping()));
-        tokio::spawn(Arc::clone(&host).stay_drained());
+        tokio::spawn(Arc::clone(&host).do_duties());
         info!(node = %host.node(), %grpc_address, cluster = %config.cluster_name, "serving");
         Ok(PartitionServer { host, grpc_address, http_address, fatal, servers, following, live })
     }

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use paddock_coordination::placement::target_of;
 use paddock_coordination::slots::{Slot, hashed_part};
 use paddock_coordination::{Coordinator, NodeId, PartitionId, PartitionState};
 use paddock_proto::admin::v1::admin_service_server::AdminService;
 use paddock_proto::admin::v1::{
-    self as admin, GetClusterRequest, GetClusterResponse, ListPartitionsRequest, ListPartitionsResponse,
-    ListRecordsRequest, ListRecordsResponse, LocateKeyRequest, LocateKeyResponse, Partition, Replica,
-    SetNodeDrainedRequest, SetNodeDrainedResponse, TransferLeadershipRequest, TransferLeadershipResponse,
+    self as admin, ChangeReplicasRequest, ChangeReplicasResponse, GetClusterRequest, GetClusterResponse,
+    ListPartitionsRequest, ListPartitionsResponse, ListRecordsRequest, ListRecordsResponse, LocateKeyRequest,
+    LocateKeyResponse, Partition, Replica, SetNodeDrainedRequest, SetNodeDrainedResponse,
+    TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use paddock_proto::limits::KEY_BYTES_MAX;
 use paddock_proto::v1::{ErrorReason, ReadRangeOperation, operation, outcome};
@@ -23,7 +25,7 @@ use crate::map::View;
 use crate::memory::{Memory, holding};
 use crate::metrics::Metrics;
 use crate::route::{Job, Place, Routes, Server};
-use crate::{deadline, leadership, problems, request};
+use crate::{deadline, leadership, placement, problems, request};
 
 /// Records of a page that names no size.
 const PAGE_SIZE_DEFAULT: u32 = 500;
@@ -213,6 +215,18 @@ impl AdminService for Admin {
         self.metrics.observe("TransferLeadership", transfer).await
     }
 
+    async fn change_replicas(
+        &self,
+        request: Request<ChangeReplicasRequest>,
+    ) -> Result<Response<ChangeReplicasResponse>, Status> {
+        let change = async {
+            let views = self.routes.views();
+            let changed = placement::change_replicas(views, &*self.coordinator, request.into_inner());
+            Ok(Response::new(changed.await?))
+        };
+        self.metrics.observe("ChangeReplicas", change).await
+    }
+
     async fn set_node_drained(
         &self,
         request: Request<SetNodeDrainedRequest>,
@@ -263,6 +277,7 @@ fn describe(view: &View, id: PartitionId, state: &PartitionState, reports: &mut 
             ..report
         }
     });
+    let target = target_of(&view.map, id, state);
     Partition {
         partition_id: id.0,
         slots: slots.collect(),
@@ -270,6 +285,7 @@ fn describe(view: &View, id: PartitionId, state: &PartitionState, reports: &mut 
         leader_node_id: state.leader.map(|leader| leader.node.to_string()).unwrap_or_default(),
         min_in_sync: state.min_in_sync,
         replicas: replicas.collect(),
+        target_node_ids: target.iter().map(NodeId::to_string).collect(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use paddock_coordination::cluster_map::Partition;
 use paddock_coordination::{Coordinator, NodeId, NodeRecord, PartitionId, paths, records};
 use paddock_proto::admin::v1::{
     SetNodeDrainedRequest, SetNodeDrainedResponse, TransferLeadershipRequest, TransferLeadershipResponse,
@@ -30,15 +31,7 @@ pub(crate) async fn transfer(
         "" => None,
         text => Some(known_node(&view, "to_node_id", text)?),
     };
-    let Some(known) = view.map.partitions.get(&partition) else {
-        return Err(if view.map.is_placed() {
-            let count = view.map.partitions.len();
-            let message = format!("there is no partition {partition}: there are {count}");
-            Failure::invalid(ErrorReason::InvalidRequest, "partition_id", message)
-        } else {
-            unavailable("the cluster's partitions are not placed yet")
-        });
-    };
+    let known = known_partition(&view, partition)?;
     let leader =
         known.state.leader.ok_or_else(|| unavailable(format!("partition {partition} has no leader")))?;
     let from_node_id = leader.node.to_string();
@@ -115,7 +108,21 @@ async fn write_drained(coordinator: &dyn Coordinator, node: NodeId, drained: boo
     Err(unavailable(format!("the coordination service did not take the record of node {node}{why}")))
 }
 
-fn known_node(view: &Arc<View>, field: &str, text: &str) -> Result<NodeId, Failure> {
+/// A partition that somebody named.
+pub(crate) fn known_partition(view: &View, partition: PartitionId) -> Result<&Partition, Failure> {
+    view.map.partitions.get(&partition).ok_or_else(|| {
+        if view.map.is_placed() {
+            let count = view.map.partitions.len();
+            let message = format!("there is no partition {partition}: there are {count}");
+            Failure::invalid(ErrorReason::InvalidRequest, "partition_id", message)
+        } else {
+            unavailable("the cluster's partitions are not placed yet")
+        }
+    })
+}
+
+/// A node that somebody named.
+pub(crate) fn known_node(view: &Arc<View>, field: &str, text: &str) -> Result<NodeId, Failure> {
     let node = text.parse::<NodeId>().map_err(|error| {
         Failure::invalid(ErrorReason::InvalidRequest, field, format!("{field}: {text:?} is no node: {error}"))
     })?;
@@ -127,7 +134,7 @@ fn no_node(field: &str, text: &str) -> Failure {
 }
 
 /// Nothing was begun.
-fn unavailable(why: impl Into<String>) -> Failure {
+pub(crate) fn unavailable(why: impl Into<String>) -> Failure {
     Failure::new(ErrorReason::PartitionUnavailable, why).of_write(WriteFate::NotApplied)
 }
 

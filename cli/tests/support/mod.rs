@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use paddock_proto::admin::v1::admin_service_server::{AdminService, AdminServiceServer};
 use paddock_proto::admin::v1::{
-    GetClusterRequest, GetClusterResponse, ListPartitionsRequest, ListPartitionsResponse, ListRecordsRequest,
-    ListRecordsResponse, LocateKeyRequest, LocateKeyResponse, Node, Partition, Replica, ReplicaRole,
-    SetNodeDrainedRequest, SetNodeDrainedResponse, SlotRange, SnapshotTransfer, TransferLeadershipRequest,
-    TransferLeadershipResponse,
+    ChangeReplicasRequest, ChangeReplicasResponse, GetClusterRequest, GetClusterResponse,
+    ListPartitionsRequest, ListPartitionsResponse, ListRecordsRequest, ListRecordsResponse, LocateKeyRequest,
+    LocateKeyResponse, Node, Partition, Replica, ReplicaRole, SetNodeDrainedRequest, SetNodeDrainedResponse,
+    SlotRange, SnapshotTransfer, TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use paddock_proto::google::rpc;
 use paddock_proto::v1::key_value_service_server::{KeyValueService, KeyValueServiceServer};
@@ -262,6 +262,7 @@ fn partition(partition_id: u32, record_count: u64) -> Partition {
         leader_node_id: "NODE-A".to_owned(),
         min_in_sync: 1,
         replicas: vec![leader, follower],
+        target_node_ids: vec!["NODE-A".to_owned(), "NODE-B".to_owned()],
     }
 }
 
@@ -406,6 +407,23 @@ impl AdminService for Fake {
                 Err(failure(Code::InvalidArgument, "INVALID_REQUEST", &message, &[]))
             }
         }
+    }
+
+    async fn change_replicas(
+        &self,
+        request: Request<ChangeReplicasRequest>,
+    ) -> Result<Response<ChangeReplicasResponse>, Status> {
+        let ChangeReplicasRequest { partition_id, add_node_ids, remove_node_ids } = request.into_inner();
+        let mut target = vec!["NODE-A".to_owned(), "NODE-B".to_owned()];
+        if partition_id != 0 || remove_node_ids.iter().any(|node| !target.contains(node)) {
+            let message =
+                format!("partition {partition_id}: node {remove_node_ids:?} has no replica of the partition");
+            return Err(failure(Code::InvalidArgument, "INVALID_REQUEST", &message, &[]));
+        }
+        let replica_node_ids = target.clone();
+        target.retain(|node| !remove_node_ids.contains(node));
+        target.extend(add_node_ids);
+        Ok(Response::new(ChangeReplicasResponse { replica_node_ids, target_node_ids: target }))
     }
 
     async fn set_node_drained(

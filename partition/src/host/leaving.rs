@@ -1,19 +1,19 @@
-//! How a node gives up what it leads: for one partition when it is told to, for all of them while it is drained or
-//! before it stops.
+//! How a node gives up what it leads: for one partition when it is told to, or when its replicas are to be on other
+//! nodes; for all of them while it is drained or before it stops.
 //!
 //! A node that stops leaves in three steps, so that nobody who uses the cluster notices. It hands over what it
 //! leads. Then it has the leaders of its other partitions take it out of their in-sync sets, so that no write waits for it
 //! when it is gone: it says that it leaves with every grant. Then it leaves the list of live nodes, and waits until the
 //! routers, who see that, have closed their streams: whatever they had sent was answered by then.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use paddock_coordination::cluster_map::ClusterMap;
-use paddock_coordination::{NodeId, PartitionId};
+use paddock_coordination::{NodeId, PartitionId, placement};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -37,10 +37,19 @@ const RELIEF_TIMEOUT: Duration = Duration::from_secs(1);
 const RELIEF_POLL: Duration = Duration::from_millis(5);
 /// How long a node that stops waits until the routers have closed their streams.
 const ROUTERS_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often a drained node looks whether it leads something.
+/// How often a node that has something to hand over looks whether it still leads that.
 const DRAINED_INTERVAL: Duration = Duration::from_millis(500);
 /// The same where nobody is there to hand over to.
 const DRAINED_ALONE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What a node is not to lead.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Duties {
+    /// Anything.
+    drained: bool,
+    /// These partitions, whose replicas are to be on other nodes; and who is to lead them.
+    elsewhere: BTreeMap<PartitionId, NodeId>,
+}
 
 /// An open stream of operations; dropped when it ends.
 pub struct OpenExchange {
@@ -129,18 +138,21 @@ impl Host {
         }
     }
 
-    /// Hands over whatever this node leads for as long as it is drained; ends when the node stops.
-    pub async fn stay_drained(self: Arc<Self>) {
-        let mut drained = self.drained.subscribe();
+    /// Hands over what this node is not to lead, whenever there is something; ends when the node stops.
+    pub async fn do_duties(self: Arc<Self>) {
+        let mut duties = self.duties.subscribe();
         let stopping = self.stopping();
         loop {
-            tokio::select! {
+            let due = tokio::select! {
                 () = stopping.cancelled() => return,
-                changed = drained.wait_for(|drained| *drained) => if changed.is_err() { return },
-            }
+                due = duties.wait_for(|duties| *duties != Duties::default()) => match due {
+                    Ok(due) => due.clone(),
+                    Err(_) => return,
+                },
+            };
             // A node that stops does it by itself.
             let mut interval = DRAINED_INTERVAL;
-            if !self.is_leaving() && !self.hand_over(self.leading().collect()).await.is_empty() {
+            if !self.is_leaving() && !self.hand_over_due(&due).await.is_empty() {
                 interval = DRAINED_ALONE_INTERVAL;
             }
             tokio::select! {
@@ -161,10 +173,34 @@ impl Host {
                 hosted.inbox.control(Event::NodesDrained { nodes: nodes.clone() });
             }
         }
-        self.drained.send_if_modified(|drained| {
-            let is_drained = nodes.contains(&self.node());
-            std::mem::replace(drained, is_drained) != is_drained
+    }
+
+    /// Takes from the map what this node is to hand over.
+    pub(super) fn note_duties(&self, map: &ClusterMap) {
+        let me = self.node();
+        let led = map.partitions.iter();
+        let led = led.filter(|(_, known)| known.state.leader.is_some_and(|leader| leader.node == me));
+        let elsewhere = led.filter_map(|(id, _)| Some((*id, placement::next_leader(map, *id)?)));
+        let duties = Duties {
+            drained: map.nodes.get(&me).is_some_and(|record| record.drained),
+            elsewhere: elsewhere.collect(),
+        };
+        self.duties.send_if_modified(|known| {
+            let is_news = *known != duties;
+            *known = duties;
+            is_news
         });
+    }
+
+    /// Tries to hand over what is due; returns those that nobody else is there for.
+    async fn hand_over_due(&self, due: &Duties) -> Vec<PartitionId> {
+        let wished =
+            self.leading().filter_map(|partition| Some((partition, *due.elsewhere.get(&partition)?)));
+        join_all(wished.map(|(partition, to)| self.transfer(partition, Some(to)))).await;
+        match due.drained {
+            true => self.hand_over(self.leading().collect()).await,
+            false => Vec::new(),
+        }
     }
 
     /// Tries to hand these over, all at once; returns those that nobody else is there for.

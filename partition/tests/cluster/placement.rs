@@ -30,7 +30,7 @@ async fn both_replicas_are_moved_and_nothing_is_lost() {
     let spares = cluster.spares(0).await;
     assert_eq!(spares.len(), 2);
 
-    // The follower first; then also the leader, which hands nothing over: another replica is elected.
+    // The follower first; then also the leader, which hands over before it leaves.
     cluster.set_target(0, &[leader, spares[0]]).await;
     cluster.settled_on(0, &[leader, spares[0]]).await;
     write(&cluster, 200..400).await;

@@ -14,4 +14,5 @@ mod faces;
 mod fake;
 mod faults;
 mod leadership;
+mod placement;
 mod routing;
