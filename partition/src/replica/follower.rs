@@ -130,8 +130,11 @@ impl Follower {
         core.send(from.node, Message::Grant { epoch: core.epoch(), sent_at, readiness, asked });
         core.freshness.answered(core.now, echo, commit, core.applied());
         core.learn_commit(commit.min(self.matched));
-        if self.matched == Sequence(0) && commit > Sequence(0) && self.installing.is_none() {
-            // Restarted in the middle of a reign: the leader may have nothing to send, and would never ask.
+        // Entries are here that are committed, and not known to be this leader's.
+        let is_unsure = self.matched < commit.min(core.last().sequence);
+        if (is_unsure || (self.matched == Sequence(0) && commit > Sequence(0))) && self.installing.is_none() {
+            // Restarted in the middle of a reign: the leader may have nothing to send, and would never ask. An append that
+            // was long on its way may have told of some of it.
             core.send(from.node, Message::Mismatch { epoch: core.epoch(), hint: core.last() });
         }
     }
