@@ -12,7 +12,7 @@
 //! * A [`candidate`] has asked for the next epoch and keeps silent until it knows the answer.
 //! * A [`quarantined`] replica has seen what cannot be, and takes no further part.
 //!
-//! What it does not do yet: move replicas.
+//! What it does not do: choose where replicas are. It obeys the list that it is shown.
 
 mod candidate;
 pub mod config;

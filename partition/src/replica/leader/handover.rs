@@ -47,6 +47,8 @@ impl Leader {
         match self.choose_target(core, to) {
             Ok(target) => {
                 self.handover = Some(Handover { target, deadline, releases: 0, released: None });
+                // Nobody is taken in meanwhile, so nothing waits for who was about to be.
+                self.joining = None;
                 self.advance_handover(core);
             }
             Err(why) => {
@@ -182,7 +184,8 @@ impl Leader {
     }
 }
 
-/// Whether the state would let a member be elected.
+/// Whether a member may take over. One that has left the in-sync set may still be elected while nothing else can be
+/// committed; but to wait for it would be to wait for who is silent, and meanwhile nobody else could join.
 fn may_take_over(state: &PartitionState, target: Member) -> bool {
-    state.may_lead(target) && state.replicas.contains(&target.node)
+    state.in_sync.contains(&target) && state.replicas.contains(&target.node)
 }
