@@ -29,7 +29,7 @@ use crate::ids::{Epoch, NodeId, PartitionId};
 use crate::records::{PartitionState, ReplicaTarget, default_min_in_sync};
 use crate::store::Version;
 
-/// So many partitions are moved at a time: each of them reads its leader's whole data once.
+/// So many partitions get a new replica at a time: each of them reads its leader's whole data once.
 pub const JOINING_MAX: usize = 2;
 
 /// One compare-and-set.
@@ -70,10 +70,12 @@ pub enum Change {
 
 /// The next steps: for each partition at most one.
 ///
-/// `gone` are the nodes that have been away for so long that their replicas are to be elsewhere.
+/// `gone` are the nodes that have been away for so long that their replicas are to be elsewhere; `slow` the replicas that have been
+/// [joining](joining) for so long that nobody is to wait for them: else two that never arrive (a full disk, a leader that is lost)
+/// would keep all others from being placed.
 #[must_use]
-pub fn plan(map: &ClusterMap, gone: &BTreeSet<NodeId>) -> Vec<Step> {
-    let mut planner = Planner::new(map, gone);
+pub fn plan(map: &ClusterMap, gone: &BTreeSet<NodeId>, slow: &BTreeSet<(PartitionId, NodeId)>) -> Vec<Step> {
+    let mut planner = Planner::new(map, gone, slow);
     map.partitions.iter().filter_map(|(id, partition)| planner.step(*id, partition)).collect()
 }
 
@@ -87,6 +89,25 @@ pub fn target_of(map: &ClusterMap, id: PartitionId, state: &PartitionState) -> V
     }
 }
 
+/// The replicas that are being made: on live nodes of a target, and not in sync, of partitions whose leaders live.
+pub fn joining(map: &ClusterMap) -> impl Iterator<Item = (PartitionId, NodeId)> + '_ {
+    let of = |(id, partition): (&PartitionId, &'_ Partition)| {
+        joining_in(map, *id, &partition.state).map(|node| (*id, node)).collect::<Vec<_>>()
+    };
+    map.partitions.iter().flat_map(of)
+}
+
+fn joining_in<'a>(
+    map: &'a ClusterMap,
+    id: PartitionId,
+    state: &'a PartitionState,
+) -> impl Iterator<Item = NodeId> + 'a {
+    let target = target_of(map, id, state);
+    let is_led = state.leader.is_some_and(|leader| map.live.contains(&leader.node));
+    let replicas = state.replicas.iter().copied().filter(move |_| is_led);
+    replicas.filter(move |node| target.contains(node) && map.live.contains(node) && !is_in_sync(state, *node))
+}
+
 /// To whom a partition's leader is to hand over, because it is the last that keeps the partition from its target; `None` if it may
 /// stay.
 #[must_use]
@@ -98,7 +119,8 @@ pub fn next_leader(map: &ClusterMap, id: PartitionId) -> Option<NodeId> {
     if stays || !target.iter().all(is_there) {
         return None;
     }
-    target.first().copied()
+    let may_lead = |node: &&NodeId| map.nodes.get(node).is_some_and(|record| !record.drained);
+    target.iter().find(may_lead).or(target.first()).copied()
 }
 
 /// Why replicas cannot be placed as somebody wants them.
@@ -164,7 +186,11 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(map: &'a ClusterMap, gone: &'a BTreeSet<NodeId>) -> Planner<'a> {
+    fn new(
+        map: &'a ClusterMap,
+        gone: &'a BTreeSet<NodeId>,
+        slow: &BTreeSet<(PartitionId, NodeId)>,
+    ) -> Planner<'a> {
         let mut load: BTreeMap<NodeId, usize> = map.live.iter().map(|node| (*node, 0)).collect();
         let mut joining = 0;
         for (id, Partition { state, .. }) in &map.partitions {
@@ -172,11 +198,7 @@ impl<'a> Planner<'a> {
             for node in target.iter().chain(state.replicas.iter().filter(|node| !target.contains(node))) {
                 *load.entry(*node).or_default() += 1;
             }
-            // A replica that never gets in sync is somebody's trouble, but nobody's who waits: only what grew for a move counts.
-            let is_joining =
-                |node: &NodeId| target.contains(node) && map.live.contains(node) && !is_in_sync(state, *node);
-            let is_moving = state.replicas.len() > target.len() && state.replicas.iter().any(is_joining);
-            joining += usize::from(is_moving);
+            joining += usize::from(joining_in(map, *id, state).any(|node| !slow.contains(&(*id, node))));
         }
         Planner { map, gone, load, joining }
     }
@@ -386,23 +408,27 @@ mod tests {
     #[test]
     fn nothing_is_done_where_all_is_as_it_should_be() {
         let map = cluster(4, &[&[0, 1], &[2, 3]]);
-        assert_eq!(plan(&map, &BTreeSet::new()), []);
+        assert_eq!(plan(&map, &BTreeSet::new(), &BTreeSet::new()), []);
     }
 
     #[test]
     fn a_replica_is_moved_by_adding_waiting_and_removing() {
         let mut map = cluster(3, &[&[0, 1]]);
         set_target(&mut map, 0, &[0, 2]);
-        let steps = plan(&map, &BTreeSet::new());
+        let steps = plan(&map, &BTreeSet::new(), &BTreeSet::new());
         assert_eq!(changes(&steps), [Change::Add(node(2))]);
         perform(&mut map, steps);
         assert_eq!(replicas(&map, 0), nodes(&[0, 1, 2]));
-        assert_eq!(plan(&map, &BTreeSet::new()), [], "it waits until the new one is in sync");
+        assert_eq!(
+            plan(&map, &BTreeSet::new(), &BTreeSet::new()),
+            [],
+            "it waits until the new one is in sync"
+        );
         replicate(&mut map);
-        let steps = plan(&map, &BTreeSet::new());
+        let steps = plan(&map, &BTreeSet::new(), &BTreeSet::new());
         assert_eq!(changes(&steps), [Change::Remove(node(1))]);
         perform(&mut map, steps);
-        assert_eq!(plan(&map, &BTreeSet::new()), []);
+        assert_eq!(plan(&map, &BTreeSet::new(), &BTreeSet::new()), []);
         assert_eq!(replicas(&map, 0), nodes(&[0, 2]));
     }
 
@@ -412,7 +438,7 @@ mod tests {
         set_target(&mut map, 0, &[2, 3]);
         let mut done = Vec::new();
         for _ in 0..10 {
-            let steps = plan(&map, &BTreeSet::new());
+            let steps = plan(&map, &BTreeSet::new(), &BTreeSet::new());
             done.extend(changes(&steps));
             perform(&mut map, steps);
             replicate(&mut map);
@@ -426,14 +452,14 @@ mod tests {
     fn a_leader_that_is_gone_leaves_without_handing_over() {
         let mut map = cluster(3, &[&[0, 1]]);
         set_target(&mut map, 0, &[1, 2]);
-        let steps = plan(&map, &BTreeSet::new());
+        let steps = plan(&map, &BTreeSet::new(), &BTreeSet::new());
         perform(&mut map, steps);
         let state = &mut map.partitions.get_mut(&PartitionId(0)).unwrap().state;
         state.in_sync.push(member(node(2)));
         assert_eq!(next_leader(&map, PartitionId(0)), Some(node(1)));
-        assert_eq!(plan(&map, &BTreeSet::new()), [], "it hands over first");
+        assert_eq!(plan(&map, &BTreeSet::new(), &BTreeSet::new()), [], "it hands over first");
         map.live.remove(&node(0));
-        assert_eq!(changes(&plan(&map, &BTreeSet::new())), [Change::Remove(node(0))]);
+        assert_eq!(changes(&plan(&map, &BTreeSet::new(), &BTreeSet::new())), [Change::Remove(node(0))]);
     }
 
     #[test]
@@ -458,11 +484,15 @@ mod tests {
         let mut map = cluster(4, &[&[0, 1], &[1, 2], &[2, 0]]);
         map.live.remove(&node(1));
         replicate(&mut map);
-        assert_eq!(plan(&map, &BTreeSet::new()), [], "not before it has been gone for too long");
+        assert_eq!(
+            plan(&map, &BTreeSet::new(), &BTreeSet::new()),
+            [],
+            "not before it has been gone for too long"
+        );
         let gone = BTreeSet::from([node(1)]);
         let mut steps = 0;
         loop {
-            let planned = plan(&map, &gone);
+            let planned = plan(&map, &gone, &BTreeSet::new());
             if planned.is_empty() {
                 break;
             }
@@ -482,31 +512,70 @@ mod tests {
         let mut map = cluster(2, &[&[0, 1]]);
         map.live.remove(&node(1));
         replicate(&mut map);
-        assert_eq!(plan(&map, &BTreeSet::from([node(1)])), []);
+        assert_eq!(plan(&map, &BTreeSet::from([node(1)]), &BTreeSet::new()), []);
     }
 
     #[test]
     fn only_so_many_partitions_are_moved_at_a_time() {
         let mut map = cluster(3, &[&[0, 1][..]; 5]);
         (0..5).for_each(|id| set_target(&mut map, id, &[0, 2]));
-        let steps = plan(&map, &BTreeSet::new());
+        let steps = plan(&map, &BTreeSet::new(), &BTreeSet::new());
         assert_eq!(steps.len(), JOINING_MAX);
         perform(&mut map, steps);
-        assert_eq!(plan(&map, &BTreeSet::new()), []);
+        assert_eq!(plan(&map, &BTreeSet::new(), &BTreeSet::new()), []);
+    }
+
+    #[test]
+    fn who_never_arrives_keeps_nobody_else_waiting() {
+        let mut map = cluster(4, &[&[0, 1][..]; 4]);
+        (0..4).for_each(|id| set_target(&mut map, id, &[0, 2]));
+        let steps = plan(&map, &BTreeSet::new(), &BTreeSet::new());
+        perform(&mut map, steps);
+        let slow: BTreeSet<_> = joining(&map).collect();
+        assert_eq!(slow, BTreeSet::from([(PartitionId(0), node(2)), (PartitionId(1), node(2))]));
+        assert_eq!(plan(&map, &BTreeSet::new(), &BTreeSet::new()), []);
+        assert_eq!(changes(&plan(&map, &BTreeSet::new(), &slow)).len(), 2, "they have had their time");
+        // Nor does a partition whose leader is lost: it gets nobody in sync.
+        for id in [0, 1] {
+            map.partitions.get_mut(&PartitionId(id)).unwrap().state.leader = Some(member(node(3)));
+        }
+        map.live.remove(&node(3));
+        assert_eq!(changes(&plan(&map, &BTreeSet::new(), &BTreeSet::new())).len(), 2);
+    }
+
+    #[test]
+    fn growth_is_bounded_as_moves_are() {
+        let mut map = cluster(3, &[&[0, 1][..]; 5]);
+        (0..5).for_each(|id| set_target(&mut map, id, &[0, 1, 2]));
+        let steps = plan(&map, &BTreeSet::new(), &BTreeSet::new());
+        assert_eq!(steps.len(), JOINING_MAX);
+        perform(&mut map, steps);
+        assert_eq!(plan(&map, &BTreeSet::new(), &BTreeSet::new()), []);
+    }
+
+    #[test]
+    fn a_drained_node_is_not_handed_to_while_another_may_lead() {
+        let mut map = cluster(4, &[&[0, 1]]);
+        set_target(&mut map, 0, &[2, 3]);
+        let state = &mut map.partitions.get_mut(&PartitionId(0)).unwrap().state;
+        state.in_sync.extend([member(node(2)), member(node(3))]);
+        assert_eq!(next_leader(&map, PartitionId(0)), Some(node(2)));
+        map.nodes.get_mut(&node(2)).unwrap().drained = true;
+        assert_eq!(next_leader(&map, PartitionId(0)), Some(node(3)));
     }
 
     #[test]
     fn the_fewest_in_sync_follow_the_number_of_replicas_once_nobody_is_eligible() {
         let mut map = cluster(3, &[&[0, 1]]);
         set_target(&mut map, 0, &[0, 1, 2]);
-        let steps = plan(&map, &BTreeSet::new());
+        let steps = plan(&map, &BTreeSet::new(), &BTreeSet::new());
         perform(&mut map, steps);
         replicate(&mut map);
         let id = PartitionId(0);
         map.partitions.get_mut(&id).unwrap().state.eligible = vec![member(node(9))];
-        assert_eq!(plan(&map, &BTreeSet::new()), []);
+        assert_eq!(plan(&map, &BTreeSet::new(), &BTreeSet::new()), []);
         map.partitions.get_mut(&id).unwrap().state.eligible.clear();
-        let steps = plan(&map, &BTreeSet::new());
+        let steps = plan(&map, &BTreeSet::new(), &BTreeSet::new());
         assert_eq!(changes(&steps), [Change::Settle]);
         perform(&mut map, steps);
         assert_eq!(map.partitions[&id].state.min_in_sync, 2);
@@ -519,7 +588,7 @@ mod tests {
         set_target(&mut map, 1, &[0, 2]);
         map.partitions.get_mut(&PartitionId(0)).unwrap().state.epoch = Epoch(0);
         map.targets.get_mut(&PartitionId(1)).unwrap().target.partition_uuid = Ulid::nil();
-        assert_eq!(plan(&map, &BTreeSet::new()), []);
+        assert_eq!(plan(&map, &BTreeSet::new(), &BTreeSet::new()), []);
     }
 
     proptest! {
@@ -544,12 +613,12 @@ mod tests {
                 map.partitions.values().zip(&wishes).map(|(known, (wish, _))| known.state.in_sync.len().min(wish.len())).collect();
             for round in 0.. {
                 prop_assert!(round < 200, "it does not end");
-                let steps = plan(&map, &gone);
+                let steps = plan(&map, &gone, &BTreeSet::new());
                 let is_idle = steps.is_empty();
                 perform(&mut map, steps);
                 replicate(&mut map);
                 // Perhaps it only waited for a leader to hand over.
-                if is_idle && plan(&map, &gone).is_empty() { break }
+                if is_idle && plan(&map, &gone, &BTreeSet::new()).is_empty() { break }
                 for (known, least) in map.partitions.values().zip(&least) {
                     prop_assert!(known.state.in_sync.len() >= *least, "{:?}", known.state);
                     prop_assert!(known.state.in_sync.len() >= known.state.min_in_sync as usize);

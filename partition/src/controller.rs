@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use paddock_coordination::placement::{self, Change, Step};
 use paddock_coordination::{
-    ClusterId, ClusterMap, Coordinator, Error, NodeId, Registration, Watch, paths, records,
+    ClusterId, ClusterMap, Coordinator, Error, NodeId, PartitionId, Registration, Watch, paths, records,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+/// How long others wait for a replica that is being made, before it counts no more among the few that are made at a time.
+const JOIN_PATIENCE: Duration = Duration::from_secs(600);
 /// How often a controller looks around though nothing has changed: time has passed, or a step did not succeed.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -31,6 +33,8 @@ pub struct Controller {
     replace_after: Option<Duration>,
     /// Since when this controller has missed nodes. It begins anew with each controller: rather late than too soon.
     missed_since: BTreeMap<NodeId, Instant>,
+    /// Since when replicas have been joining.
+    joining_since: BTreeMap<(PartitionId, NodeId), Instant>,
     /// Says, for people, that this node is the controller.
     registration: Option<Registration>,
 }
@@ -50,6 +54,7 @@ impl Controller {
             me,
             replace_after,
             missed_since: BTreeMap::new(),
+            joining_since: BTreeMap::new(),
             registration: None,
         }
     }
@@ -73,6 +78,7 @@ impl Controller {
         if !map.connected || !is_ours || map.live.first() != Some(&self.me) {
             self.registration = None;
             self.missed_since.clear();
+            self.joining_since.clear();
             return;
         }
         if self.registration.is_none() {
@@ -80,7 +86,7 @@ impl Controller {
             let id = records::encode(&self.me);
             self.registration = Some(self.coordinator.register(paths::CONTROLLER, id));
         }
-        for step in placement::plan(map, &self.gone(map)) {
+        for step in placement::plan(map, &self.gone(map), &self.slow(map)) {
             self.perform(step).await;
         }
     }
@@ -97,6 +103,21 @@ impl Controller {
         missed
             .filter(|(_, since)| now.duration_since(**since) >= replace_after)
             .map(|(node, _)| *node)
+            .collect()
+    }
+
+    /// The replicas that have been joining for so long that the others wait for them no more.
+    fn slow(&mut self, map: &ClusterMap) -> BTreeSet<(PartitionId, NodeId)> {
+        let now = Instant::now();
+        let joining: BTreeSet<_> = placement::joining(map).collect();
+        self.joining_since.retain(|replica, _| joining.contains(replica));
+        for replica in joining {
+            self.joining_since.entry(replica).or_insert(now);
+        }
+        let since = self.joining_since.iter();
+        since
+            .filter(|(_, since)| now.duration_since(**since) >= JOIN_PATIENCE)
+            .map(|(replica, _)| *replica)
             .collect()
     }
 

@@ -357,7 +357,7 @@ impl Host {
         });
         let is_placed = !map.connected || map.slots.is_some() || self.place(&map.live).await;
         let me = self.node();
-        let assigned = map.partitions.iter().filter(|(_, found)| found.state.replicas.contains(&me));
+        let assigned = map.partitions.iter().filter(|(_, found)| counts_on(&found.state, me));
         let mut unassigned: BTreeSet<_> = self.replicas.load().keys().copied().collect();
         for (&partition, found) in assigned {
             unassigned.remove(&partition);
@@ -557,6 +557,12 @@ async fn stop(hosted: &Hosted) {
     if tokio::time::timeout(TASKS_TIMEOUT, hosted.tasks.wait()).await.is_err() {
         warn!("stopping with snapshots under way on the disk");
     }
+}
+
+/// Whether a partition counts on a node: it is to have a replica, or the leader's writes still wait for the one that it has.
+fn counts_on(state: &PartitionState, node: NodeId) -> bool {
+    let mut members = state.in_sync.iter().chain(&state.eligible);
+    state.replicas.contains(&node) || members.any(|member| member.node == node)
 }
 
 /// What each replica's store may use for its index, mapped files and cached blocks. A store alone would take half of the
