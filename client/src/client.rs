@@ -426,14 +426,16 @@ impl Client {
         self.fits(size_bytes)?;
         let expected = mutations.len();
         let request = v1::BatchWriteRequest { mutations };
-        let response = self
-            .call(kind, &request, |request| {
+        let (response, perhaps_done) = self
+            .call_noting(kind, &request, |request| {
                 let mut service = self.key_value.clone();
                 async move { service.batch_write(request).await }
             })
             .await?;
         counted(response.results.len(), expected, Kind::Write)?;
-        let results: Vec<_> = response.results.into_iter().map(write_result).collect();
+        let settle = |error: Error| if perhaps_done { error.after_unknown() } else { error };
+        let results: Vec<_> =
+            response.results.into_iter().map(|result| write_result(result).map_err(settle)).collect();
         let told = results.iter().find_map(|result| match result {
             Err(Error::RequestIdRefused { clock_ms, .. }) => *clock_ms,
             _ => None,
@@ -464,12 +466,23 @@ impl Client {
         F: Fn(Request<Q>) -> A,
         A: Future<Output = Result<Response<R>, Status>>,
     {
+        Ok(self.call_noting(kind, message, send).await?.0)
+    }
+
+    /// The same, and whether an attempt before the one that was answered may have been done: for an answer that speaks of
+    /// several writes, each of which may say that it was not.
+    async fn call_noting<Q, R, F, A>(&self, kind: Kind, message: &Q, send: F) -> Result<(R, bool), Error>
+    where
+        Q: Clone,
+        F: Fn(Request<Q>) -> A,
+        A: Future<Output = Result<Response<R>, Status>>,
+    {
         let deadline = Instant::now() + self.request_timeout;
         let mut attempt = 1;
         let mut perhaps_done = false;
         loop {
             let error = match self.attempt(kind, message.clone(), &send, deadline).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => return Ok((response, perhaps_done)),
                 Err(error) => error,
             };
             match retry::wait_before_next(&error, kind, attempt, self.attempts_max) {

@@ -25,7 +25,8 @@ impl SessionToken {
     pub fn merged(&self, other: &SessionToken) -> SessionToken {
         // One behind the other they are a token of both; the furthest position of each partition is all that counts.
         let both = Bytes::from([self.0.as_ref(), other.0.as_ref()].concat());
-        let Ok(decoded) = v1::SessionToken::decode(both.clone()) else { return SessionToken(both) };
+        // What is no token stays as it is: the server says so, and it does not grow with every answer.
+        let Ok(decoded) = v1::SessionToken::decode(both) else { return self.clone() };
         let mut positions: BTreeMap<u32, v1::SessionPosition> = BTreeMap::new();
         for partition in decoded.partitions {
             let Some(position) = partition.position else { continue };
@@ -161,7 +162,7 @@ impl Session {
     ) -> Result<Vec<Result<u64, Error>>, Error> {
         let (results, token) = self.client.batch_write_seen(mutations).await?;
         self.see(&token);
-        Ok(results)
+        Ok(results.into_iter().map(|result| self.note(result)).collect())
     }
 
     /// Errors see something too: that there is no record, or another one than was expected.

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use paddock_client::{Client, Consistency, Error, Mutation, Precondition, RequestId, WriteOutcome};
+use paddock_proto::google::rpc;
 use paddock_proto::v1::key_value_service_server::{KeyValueService, KeyValueServiceServer};
 use paddock_proto::v1::{
     BatchGetRequest, BatchGetResponse, BatchWriteRequest, BatchWriteResponse, DeleteRequest, DeleteResponse,
-    GetRequest, GetResponse, PutRequest, PutResponse, Record,
+    GetRequest, GetResponse, PutRequest, PutResponse, Record, WriteResult, write_result,
 };
+use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
@@ -29,6 +31,8 @@ struct Scripted {
     script: Arc<Mutex<VecDeque<Answer>>>,
     calls: Arc<Mutex<u32>>,
     ids: Arc<Mutex<Vec<String>>>,
+    /// What becomes of every item of a batch that is answered.
+    items: Arc<Mutex<Option<Answer>>>,
 }
 
 /// The time that the server judges ids by, where it says so.
@@ -41,17 +45,19 @@ impl Scripted {
         match answer {
             None => Ok(()),
             Some(Answer::Never) => std::future::pending().await,
-            Some(Answer::Fail(code, reason, outcome)) => {
-                let mut details = ErrorDetails::new();
-                let metadata = HashMap::from([
-                    ("write_outcome".to_owned(), outcome.to_owned()),
-                    ("clock_ms".to_owned(), CLOCK_MS.to_string()),
-                ]);
-                details.set_error_info(reason, "paddockdb", metadata);
-                Err(Status::with_error_details(code, "as the script says", details))
-            }
+            Some(Answer::Fail(code, reason, outcome)) => Err(failure(code, reason, outcome)),
         }
     }
+}
+
+fn failure(code: Code, reason: &str, outcome: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    let metadata = HashMap::from([
+        ("write_outcome".to_owned(), outcome.to_owned()),
+        ("clock_ms".to_owned(), CLOCK_MS.to_string()),
+    ]);
+    details.set_error_info(reason, "paddockdb", metadata);
+    Status::with_error_details(code, "as the script says", details)
 }
 
 #[tonic::async_trait]
@@ -81,10 +87,16 @@ impl KeyValueService for Scripted {
 
     async fn batch_write(
         &self,
-        _: Request<BatchWriteRequest>,
+        request: Request<BatchWriteRequest>,
     ) -> Result<Response<BatchWriteResponse>, Status> {
         self.next().await?;
-        Ok(Response::new(BatchWriteResponse::default()))
+        let Some(Answer::Fail(code, reason, outcome)) = *self.items.lock().unwrap() else {
+            return Ok(Response::new(BatchWriteResponse::default()));
+        };
+        let error = rpc::Status::decode(failure(code, reason, outcome).details()).unwrap();
+        let result = WriteResult { outcome: Some(write_result::Outcome::Error(error)) };
+        let results = vec![result; request.into_inner().mutations.len()];
+        Ok(Response::new(BatchWriteResponse { results, ..BatchWriteResponse::default() }))
     }
 }
 
@@ -143,6 +155,33 @@ async fn a_refusal_after_an_unknown_outcome_leaves_it_unknown_unless_it_is_the_r
         let error = client.put("key", "value").await.unwrap_err();
         assert_eq!(error.write_outcome(), outcome, "{error:?}");
         assert_eq!(calls(&service), 2);
+    }
+}
+
+/// Each item of a batch says of itself what the last attempt did with it, and knows nothing of the one before.
+#[tokio::test]
+async fn an_item_refused_after_an_unknown_outcome_leaves_it_unknown_unless_that_is_the_result() {
+    for (code, reason, attempts, outcome) in [
+        (Code::ResourceExhausted, "OVERLOADED", 1, WriteOutcome::NotApplied),
+        (Code::ResourceExhausted, "OVERLOADED", 2, WriteOutcome::Unknown),
+        (Code::OutOfRange, "REQUEST_ID_EXPIRED", 2, WriteOutcome::Unknown),
+        (Code::FailedPrecondition, "PRECONDITION_FAILED", 2, WriteOutcome::NotApplied),
+    ] {
+        let unknown = || Answer::Fail(Code::Unknown, "LEADER_CHANGED_UNKNOWN_OUTCOME", "unknown");
+        let (service, endpoint) = serve((1..attempts).map(|_| unknown())).await;
+        *service.items.lock().unwrap() = Some(Answer::Fail(code, reason, "not_applied"));
+        let client = Client::connect(endpoint).await.unwrap();
+        let put = |key: &'static str| Mutation::Put {
+            key: key.into(),
+            value: "value".into(),
+            precondition: Precondition::default(),
+        };
+        let results = client.batch_write([put("a"), put("b")]).await.unwrap();
+        for result in results {
+            let error = result.unwrap_err();
+            assert_eq!(error.write_outcome(), outcome, "{reason}, {attempts} attempts: {error:?}");
+        }
+        assert_eq!(calls(&service), attempts);
     }
 }
 

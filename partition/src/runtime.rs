@@ -475,6 +475,8 @@ impl OwnerLoop {
                 Verdict::Settled { after, answer } => {
                     if write.request.is_some() {
                         self.metrics.replayed();
+                        // By its first sending: however this one ends, the write may have happened.
+                        operation.begun = true;
                     }
                     waiting.reads.push_back(WaitingRead::settled(operation, after, answer));
                 }

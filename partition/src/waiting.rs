@@ -73,14 +73,18 @@ impl Waiting {
         }
     }
 
-    /// Leadership is over: writes in the log may commit yet, reads and settled answers certainly did
-    /// nothing.
+    /// Leadership is over: writes in the log may commit yet, those that were sent again too; reads and other settled
+    /// answers certainly did nothing.
     pub fn leadership_lost(&mut self, epoch: Epoch, leader: Option<NodeId>, replies: &mut Replies) {
         for write in self.writes.drain(..) {
             replies.answer(write.operation, epoch, Answer::Failed(Failure::LeaderChanged));
         }
         for read in self.reads.drain(..) {
-            replies.answer(read.operation, epoch, Answer::Failed(Failure::NotLeader { leader }));
+            let failure = match read.operation.begun {
+                true => Failure::LeaderChanged,
+                false => Failure::NotLeader { leader },
+            };
+            replies.answer(read.operation, epoch, Answer::Failed(failure));
         }
     }
 
@@ -105,7 +109,8 @@ impl Waiting {
         if self.reads.iter().any(|read| read.operation.deadline <= now) {
             for read in std::mem::take(&mut self.reads) {
                 if read.operation.deadline <= now {
-                    let answer = Answer::Failed(Failure::DeadlineExceeded { begun: false });
+                    let begun = read.operation.begun;
+                    let answer = Answer::Failed(Failure::DeadlineExceeded { begun });
                     replies.answer(read.operation, epoch, answer);
                 } else {
                     self.reads.push_back(read);
@@ -158,5 +163,38 @@ mod tests {
         replies.flush();
         assert!(receiver.try_receive().is_none(), "it was answered already");
         budget.acquire(2_000).expect("all of it is free again");
+    }
+
+    /// Its first sending is in the log, and may yet commit: whoever hears that nothing was begun would write it again.
+    #[test]
+    fn a_write_that_was_sent_again_is_unknown_however_its_waiting_ends() {
+        let (sender, mut receiver) =
+            crate::reply::channel(&prometheus_client::metrics::gauge::Gauge::default());
+        let budget = Budget::new(10_000);
+        let waiting_for = |begun: bool| {
+            let arrival = write(Timestamp(10));
+            let permit = budget.acquire(arrival.kind.size_bytes()).expect("room");
+            let mut operation = Operation::new(arrival, sender.clone(), permit);
+            operation.begun = begun;
+            let mut waiting = Waiting::default();
+            let answer = Answer::Written { version: Sequence(7), deleted: false };
+            waiting.reads.push_back(WaitingRead::settled(operation, Sequence(7), answer));
+            waiting
+        };
+        let mut replies = Replies::default();
+        for begun in [true, false] {
+            waiting_for(begun).expire(Timestamp(10), Epoch(1), &mut replies);
+            waiting_for(begun).leadership_lost(Epoch(1), None, &mut replies);
+            drop(waiting_for(begun));
+            replies.flush();
+            let answers = std::iter::from_fn(|| receiver.try_receive()).flatten();
+            let unknown: Vec<bool> = answers
+                .map(|reply| match reply.answer {
+                    Answer::Failed(failure) => failure.outcome_unknown(),
+                    answer => panic!("{answer:?}"),
+                })
+                .collect();
+            assert_eq!(unknown, [begun; 3]);
+        }
     }
 }
