@@ -71,7 +71,7 @@ pub enum Change {
 /// The next steps: for each partition at most one.
 ///
 /// `gone` are the nodes that have been away for so long that their replicas are to be elsewhere; `slow` the replicas that have been
-/// [joining](joining) for so long that nobody is to wait for them: else two that never arrive (a full disk, a leader that is lost)
+/// [`joining`] for so long that nobody is to wait for them: else two that never arrive (a full disk, a leader that is lost)
 /// would keep all others from being placed.
 #[must_use]
 pub fn plan(map: &ClusterMap, gone: &BTreeSet<NodeId>, slow: &BTreeSet<(PartitionId, NodeId)>) -> Vec<Step> {
