@@ -1,4 +1,5 @@
-//! `paddock.admin.v1.AdminService`: the cluster as this router sees it, and who is to lead.
+//! `paddock.admin.v1.AdminService`: the cluster as this router sees it, who is to lead, and where
+//! replicas are to be.
 
 use std::collections::HashMap;
 use std::sync::Arc;

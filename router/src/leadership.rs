@@ -14,8 +14,8 @@ use tonic::{Code, Status};
 use crate::errors::{Failure, WriteFate};
 use crate::map::{View, Views};
 
-/// How often a node's record is read again because somebody else wrote it at the same moment.
-const RECORD_ATTEMPTS_MAX: u32 = 5;
+/// How often a record is read again because somebody else wrote it at the same moment.
+pub(crate) const RECORD_ATTEMPTS_MAX: u32 = 5;
 
 /// Has a partition's leader hand it over.
 ///

@@ -9,11 +9,8 @@ use paddock_proto::admin::v1::{ChangeReplicasRequest, ChangeReplicasResponse};
 use paddock_proto::v1::ErrorReason;
 
 use crate::errors::{Failure, WriteFate};
-use crate::leadership::{known_node, known_partition, unavailable};
+use crate::leadership::{RECORD_ATTEMPTS_MAX, known_node, known_partition, unavailable};
 use crate::map::Views;
-
-/// How often a target is read again because somebody else wrote it at the same moment.
-const RECORD_ATTEMPTS_MAX: u32 = 5;
 
 /// Writes where a partition's replicas are to be.
 ///
