@@ -144,11 +144,30 @@ impl Campaign {
     }
 
     fn crash(&self, task: &Task) -> Result<Vec<Line>> {
-        let mut loading = self.process(&Task { part: Part::CrashLoad, ..task.clone() })?;
-        loading.wait_for(READY)?;
-        loading.kill()?;
+        match &self.run.plan.crash_kept {
+            None => self.load_and_kill(task)?,
+            Some(kept) => {
+                let kept = kept.join(task.engine.label());
+                if !kept.exists() {
+                    // Its name says that it is whole.
+                    let unfinished = kept.with_extension("unfinished");
+                    clear(&unfinished)?;
+                    fs::create_dir_all(&unfinished)?;
+                    self.load_and_kill(&Task { directory: unfinished.clone(), ..task.clone() })?;
+                    fs::rename(&unfinished, &kept)?;
+                }
+                copy(&kept, &task.directory)?;
+                evict(&kept)?;
+            }
+        }
         cool(&task.directory)?;
         self.process(&Task { part: Part::CrashStart, ..task.clone() })?.finish()
+    }
+
+    fn load_and_kill(&self, task: &Task) -> Result<()> {
+        let mut loading = self.process(&Task { part: Part::CrashLoad, ..task.clone() })?;
+        loading.wait_for(READY)?;
+        loading.kill()
     }
 
     fn write(&mut self, line: &Line) -> Result<()> {
@@ -266,6 +285,15 @@ fn clear(directory: &Path) -> Result<()> {
 fn cool(directory: &Path) -> Result<()> {
     rustix::fs::sync();
     evict(directory)
+}
+
+/// Copies what a directory has into another one. Files stay sparse where they are: maps of LMDB's are.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut command = Command::new("cp");
+    command.args(["--archive", "--sparse=always", "--no-target-directory", "--"]).arg(from).arg(to);
+    let status = command.status().context("starting cp")?;
+    ensure!(status.success(), "cp from {} to {}: {status}", from.display(), to.display());
+    Ok(())
 }
 
 fn evict(directory: &Path) -> Result<()> {

@@ -1,5 +1,7 @@
 //! How much is run, and for how long.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +66,9 @@ pub struct PlanFlags {
     /// Rows that are there after the crash
     #[arg(long)]
     crash_rows: Option<u64>,
+    /// Where to keep what crashed: each engine loads and is killed once only, and every round starts on a copy of that
+    #[arg(long)]
+    crash_kept: Option<PathBuf>,
     /// Rows that are overwritten
     #[arg(long)]
     overwrite_rows: Option<u64>,
@@ -102,6 +107,8 @@ pub struct Plan {
     pub beyond_factors: Vec<f64>,
     pub beyond_threads: u64,
     pub crash_rows: u64,
+    #[serde(default)]
+    pub crash_kept: Option<PathBuf>,
     pub overwrite_rows: u64,
     pub overwrite_passes: u64,
     pub mixes: Vec<char>,
@@ -127,6 +134,7 @@ impl PlanFlags {
             beyond_factors: self.beyond_factors.unwrap_or(base.beyond_factors),
             beyond_threads: self.beyond_threads.unwrap_or(base.beyond_threads),
             crash_rows: self.crash_rows.unwrap_or(base.crash_rows),
+            crash_kept: self.crash_kept,
             overwrite_rows: self.overwrite_rows.unwrap_or(base.overwrite_rows),
             overwrite_passes: self.overwrite_passes.unwrap_or(base.overwrite_passes),
             mixes: self.mixes.unwrap_or(base.mixes),
@@ -152,6 +160,7 @@ impl Default for Plan {
             beyond_factors: vec![4.0, 2.5],
             beyond_threads: 32,
             crash_rows: 200_000,
+            crash_kept: None,
             overwrite_rows: 50_000,
             overwrite_passes: 5,
             mixes: "RABCDEF".chars().collect(),
