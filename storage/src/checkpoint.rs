@@ -2,13 +2,13 @@
 //!
 //! # How a copy is made
 //!
-//! 1. Its directory is missing or empty. It is made, its LOCK taken, and a FILES written that names no runs. A directory with
-//!    FILES and without MANIFEST is no store that was being made, so opening refuses it from here on.
+//! 1. Its directory is missing or empty. It is made, its LOCK taken, and a MANIFEST written that says that there is no store
+//!    yet: opening refuses it from here on.
 //! 2. Between two turns of the writers the log is made durable and goes on in another segment, and what the copy is of is noted
 //!    ([`Plan`]): what FILES says, and the full segments. From here on no name of theirs leaves the disk ([`crate::names`]).
 //! 3. Beside the writers these files get second names in the copy. What could not be linked is copied, the newest segment and
 //!    FILES are written, and all names are made durable.
-//! 4. MANIFEST comes last: with it the copy is a store.
+//! 4. MANIFEST is replaced last: then the copy is a store.
 //!
 //! Only what nobody ever writes to again may be linked: runs, and segments whose entries are all committed. A cut takes the
 //! seal of the segment that it ends in, so segments with entries that may be cut off are copied. The commit that this goes
@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::files::Catalogue;
 use crate::header::StoreId;
 use crate::lock::Lock;
-use crate::manifest::Manifest;
+use crate::manifest::{Kind, Manifest, Stage};
 use crate::names::Pin;
 use crate::position::Sequence;
 use crate::segment::{Chain, SEGMENT_START, Segment};
@@ -96,7 +96,8 @@ impl UnfinishedCopy {
         }
         let lock = Lock::take(&target)?;
         let copy = UnfinishedCopy { target, lock, finished: false };
-        Catalogue::new(store_id).replace(&copy.target)?;
+        let nothing_yet = Manifest { stage: Stage::Unfinished, ..Manifest::new(store_id, Kind::Replicated) };
+        nothing_yet.create(&copy.target)?;
         copy.lock.write(&copy.target.lock_path(), store_id)?;
         for directory in [&copy.target.log, &copy.target.runs, &copy.target.index] {
             copy.target.make(directory)?;
@@ -157,6 +158,21 @@ impl UnfinishedCopy {
 
     /// Steps 3 and 4.
     pub(crate) fn finish(mut self, plan: Plan) -> Result<()> {
+        let manifest = plan.manifest.clone();
+        self.write_files(plan)?;
+        manifest.create(&self.target)?;
+        self.finished = true;
+        Ok(())
+    }
+
+    /// Step 3 alone, for somebody who makes a MANIFEST elsewhere.
+    pub(crate) fn finish_for_travel(mut self, plan: Plan) -> Result<()> {
+        self.write_files(plan)?;
+        self.finished = true;
+        Ok(())
+    }
+
+    fn write_files(&self, plan: Plan) -> Result<()> {
         plan.marked.run()?;
         self.take_over(&plan)?;
         let Plan { manifest, mut catalogue, chain, marker, .. } = plan;
@@ -170,42 +186,7 @@ impl UnfinishedCopy {
         for directory in [&target.log, &target.runs, &target.index] {
             disk.sync_dir(directory).map_err(Error::io(directory))?;
         }
-        target.sync_ancestors()?;
-        manifest.create(target)?;
-        self.finished = true;
-        Ok(())
-    }
-
-    /// Removes all of it. As long as anything is there, so is FILES.
-    fn remove(&self) -> Result<()> {
-        let target = &self.target;
-        // With MANIFEST the copy is whole, so that has to go before anything else does.
-        let (first, last): (Vec<_>, Vec<_>) =
-            self.names(&target.path)?.into_iter().partition(|name| name.starts_with("MANIFEST"));
-        for name in first {
-            self.remove_file(&target.path.join(name))?;
-        }
-        target.sync()?;
-        for directory in [&target.log, &target.runs, &target.index] {
-            for name in self.names(directory)? {
-                self.remove_file(&directory.join(name))?;
-            }
-            if target.disk.dir_exists(directory) {
-                target.disk.remove_dir(directory).map_err(Error::io(directory))?;
-            }
-        }
-        let files = ["LOCK", "FILES.tmp", "FILES"].into_iter();
-        files.filter(|name| last.iter().any(|there| there == name)).try_for_each(|name| {
-            target.sync()?;
-            self.remove_file(&target.path.join(name))
-        })
-    }
-
-    fn names(&self, directory: &Path) -> Result<Vec<String>> {
-        match self.target.disk.list(directory) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-            names => names.map_err(Error::io(directory)),
-        }
+        target.sync_ancestors()
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {
@@ -216,8 +197,8 @@ impl UnfinishedCopy {
 impl Drop for UnfinishedCopy {
     fn drop(&mut self) {
         if !self.finished {
-            // What cannot be removed is no store: it has no MANIFEST.
-            let _ = self.remove();
+            // What cannot be removed is no store: its MANIFEST says so.
+            let _ = self.target.remove_store();
         }
     }
 }

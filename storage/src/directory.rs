@@ -9,7 +9,7 @@ use crate::position::Sequence;
 
 /// Files that were being made end in this. Opening a store removes them, but only those of names that a store gives: the
 /// directory may be one that its owner keeps other things in.
-const UNFINISHED: &str = ".tmp";
+pub(crate) const UNFINISHED: &str = ".tmp";
 
 /// What the names of segments end in.
 const SEGMENT: &str = ".log";
@@ -82,7 +82,7 @@ impl Directory {
     }
 
     /// The names in one of its directories: none where that is missing, which is for those to judge who need what was in it.
-    fn names(&self, directory: &Path) -> Result<Vec<String>> {
+    pub(crate) fn names(&self, directory: &Path) -> Result<Vec<String>> {
         match self.disk.list(directory) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
             names => names.map_err(Error::io(directory)),

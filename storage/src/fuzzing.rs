@@ -226,7 +226,7 @@ fn disk_with(batches: &[u8]) -> FaultyDisk {
     for directory in [DIRECTORY, "/store/log"] {
         disk.create_dir(Path::new(directory)).unwrap_or_else(|error| panic!("{error}"));
     }
-    let manifest = Manifest { store_id: STORE_ID, kind: Kind::Replicated, metadata: Vec::new() };
+    let manifest = Manifest::new(STORE_ID, Kind::Replicated);
     let mut fields = [0; 32];
     fields[..8].copy_from_slice(&1_u64.to_le_bytes());
     let mut segment = FileHeader { store_id: STORE_ID, fields }.encode(Magic::Segment).to_vec();

@@ -96,6 +96,7 @@ mod range;
 mod reader;
 mod record;
 mod recovery;
+mod removal;
 mod replicated;
 mod row;
 mod row_buffer;

@@ -34,11 +34,25 @@ impl Kind {
     }
 }
 
+/// What a directory with a MANIFEST is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It is a store.
+    Store,
+    /// It is none yet, or none any more: a copy that is being written, or a store that is being removed.
+    Unfinished,
+    /// It is a whole store, and counts at its place only once its owner has given it a value.
+    Received,
+}
+
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Manifest {
     pub(crate) store_id: StoreId,
     pub(crate) kind: Kind,
     pub(crate) metadata: Vec<u8>,
+    pub(crate) stage: Stage,
+    /// The number of the directory that it was received in; 0 where a store was made, and in copies.
+    pub(crate) number: u32,
 }
 
 impl fmt::Debug for Manifest {
@@ -47,11 +61,30 @@ impl fmt::Debug for Manifest {
     }
 }
 
+/// Where it says what stage the store is in.
+const STAGE_OFFSET: u64 = 49;
+
 /// The log's first sequence: 1 as long as no format reclaims the log's beginning.
 const LOG_FIRST: Sequence = Sequence(1);
 
 impl Manifest {
-    /// Reads the manifest; `None` when the store's making never got so far.
+    /// That of a store without an owner's value.
+    pub(crate) fn new(store_id: StoreId, kind: Kind) -> Manifest {
+        Manifest { store_id, kind, metadata: Vec::new(), stage: Stage::Store, number: 0 }
+    }
+
+    /// The same for who wants the store: what is none is corrupt.
+    pub(crate) fn load_store(directory: &Directory) -> Result<Option<Manifest>> {
+        let manifest = Manifest::load(directory)?;
+        if manifest.as_ref().is_some_and(|manifest| manifest.stage == Stage::Unfinished) {
+            let what =
+                "no whole store is here: a copy that was never finished, or one that was being removed";
+            return Err(Error::corrupt(&directory.manifest_path(), STAGE_OFFSET, what));
+        }
+        Ok(manifest)
+    }
+
+    /// Reads the manifest, whatever it says; `None` when the store's making never got so far.
     pub(crate) fn load(directory: &Directory) -> Result<Option<Manifest>> {
         let path = directory.manifest_path();
         match directory.disk.open(&path) {
@@ -72,9 +105,7 @@ impl Manifest {
     pub(crate) fn was_never_made(directory: &Directory) -> Result<()> {
         let lost = |what| Err(Error::corrupt(&directory.manifest_path(), 0, what));
         if directory.disk.open_read(&directory.files_path()).is_ok() {
-            return lost(
-                "missing, although FILES is there: it was lost, or this copy of a store was never finished",
-            );
+            return lost("missing, although FILES is there");
         }
         if !directory.run_numbers()?.is_empty() {
             return lost("missing, although there are runs");
@@ -87,7 +118,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Writes a new store's first manifest, durably.
+    /// Writes a directory's first manifest, durably.
     pub(crate) fn create(&self, directory: &Directory) -> Result<()> {
         let bytes = self.encode()?;
         let path = directory.manifest_path();
@@ -126,6 +157,12 @@ impl Manifest {
             Kind::Replicated => 0,
             Kind::Standalone => 1,
         };
+        fields[17] = match self.stage {
+            Stage::Store => 0,
+            Stage::Unfinished => 1,
+            Stage::Received => 2,
+        };
+        fields[20..24].copy_from_slice(&self.number.to_le_bytes());
         let mut bytes = FileHeader { store_id: self.store_id, fields }.encode(Magic::Manifest).to_vec();
         bytes.extend_from_slice(&self.metadata);
         bytes.resize(MANIFEST_BYTES, 0);
@@ -148,15 +185,22 @@ impl Manifest {
         if read_u32(&fields, 12) != crc32fast::hash(metadata) {
             return corrupt(44, "the checksum of the owner's value does not match");
         }
-        if !is_zero(&fields[17..]) {
-            return corrupt(49, "bytes that this format leaves zero are not");
+        if !is_zero(&fields[18..20]) || !is_zero(&fields[24..]) {
+            return corrupt(50, "bytes that this format leaves zero are not");
         }
         let kind = match fields[16] {
             0 => Kind::Replicated,
             1 => Kind::Standalone,
             _ => return corrupt(48, "an unknown kind of store"),
         };
-        Ok(Manifest { store_id, kind, metadata: metadata.to_vec() })
+        let stage = match fields[17] {
+            0 => Stage::Store,
+            1 => Stage::Unfinished,
+            2 => Stage::Received,
+            _ => return corrupt(STAGE_OFFSET, "an unknown stage of a store"),
+        };
+        let number = read_u32(&fields, 20);
+        Ok(Manifest { store_id, kind, metadata: metadata.to_vec(), stage, number })
     }
 }
 

@@ -109,7 +109,7 @@ impl OfflineStore {
             taken => Some(taken?),
         };
         // Anew, now that it stays as it is.
-        let Some(manifest) = Manifest::load(&directory)? else {
+        let Some(manifest) = Manifest::load_store(&directory)? else {
             return Err(Error::NotAStore { path: directory.path });
         };
         if let Some(lock) = &lock {

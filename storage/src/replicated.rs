@@ -40,7 +40,7 @@ use crate::files::Catalogue;
 use crate::header::StoreId;
 use crate::lock::Lock;
 use crate::maintenance::{Board, Maintenance};
-use crate::manifest::{Kind, Manifest};
+use crate::manifest::{Kind, Manifest, Stage};
 use crate::memory::{Memory, MemoryStats};
 use crate::options::Options;
 use crate::pending::Pending;
@@ -412,7 +412,7 @@ impl ReplicatedStore {
         &self.manifest.metadata
     }
 
-    /// Replaces the owner's value, durably: at most [`crate::METADATA_BYTES_MAX`] bytes. A crash leaves the old or
+    /// Replaces the owner's value, durably (and has a store that was received count at its place): at most [`crate::METADATA_BYTES_MAX`] bytes. A crash leaves the old or
     /// the new one. Works on a full disk, too: room for it is kept (where the file system can exchange two files, and
     /// write in place, as ext4 and XFS do).
     ///
@@ -429,7 +429,8 @@ impl ReplicatedStore {
     /// [`Error::TooLarge`]; [`Error::DiskFull`] (nothing changed); [`Error::Io`] and [`Error::Poisoned`].
     pub fn set_metadata(&mut self, metadata: &[u8]) -> Result<()> {
         self.writable()?;
-        let manifest = Manifest { metadata: metadata.to_vec(), ..self.manifest.clone() };
+        let metadata = metadata.to_vec();
+        let manifest = Manifest { metadata, stage: Stage::Store, ..self.manifest.clone() };
         let stored = manifest.replace(&self.directory);
         self.poisoning(stored)?;
         self.manifest = manifest;

@@ -3,30 +3,35 @@
 //! # Places
 //!
 //! Who replaces stores as a whole opens them at a *place*: a path `P`. The store there is in the directory `P` or in one of
-//! `P.1`, `P.2`, ...: that with the highest number which counts. A numbered directory counts once its MANIFEST holds a value
-//! of its owner's; `P` itself always does. So a store is replaced by one step, the one that replaces a MANIFEST:
+//! `P.1`, `P.2`, ...: that with the highest number which counts. A numbered directory counts if its MANIFEST says that it was
+//! received under this number, and is in use; `P` itself always does. So a store is replaced by one step, the one that
+//! replaces a MANIFEST:
 //!
-//! 1. [`IncomingCopy`] makes the next numbered directory and writes the files, without MANIFEST.
-//! 2. All of it is made durable, and gets a MANIFEST with an empty value. It is opened, and every byte verified.
+//! 1. [`IncomingCopy`] makes the next numbered directory with a MANIFEST that has the number, and says that nothing is there yet,
+//!    and writes the files.
+//! 2. All of it is made durable, and MANIFEST says that it was received. It is opened, and every byte verified.
 //! 3. The owner sets its value ([`crate::ReplicatedStore::set_metadata`]): from then on it counts, and the one before does not.
 //! 4. The one before is removed.
 //!
-//! Whatever a crash leaves, [`ReplicatedStore::settle`] finds the store that counts and removes the rest.
+//! Whatever a crash leaves, [`ReplicatedStore::settle`] finds the store that counts and removes the rest: what its MANIFEST says was
+//! received there, or is on its way. What somebody else put beside a store (a backup `P.20261121`, say) has no such
+//! MANIFEST: it never counts, and stays.
 //!
 //! [`OutgoingCopy`] is the other end: a checkpoint (`P.to-NAME`, which never counts) that is read, and removed when it is dropped.
 //!
-//! What it does not do: it knows no network, and resumes nothing: a transfer that breaks begins anew.
+//! What it does not do: it tells a store that was received at `P.1`, and put back there by hand later, from no other. It knows no network, and resumes nothing: a transfer that breaks begins anew.
 
 mod incoming;
 mod outgoing;
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::directory::Directory;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Stage};
 use crate::options::Options;
 use crate::replicated::ReplicatedStore;
 
@@ -52,16 +57,25 @@ impl Place {
         let (Some(parent), Some(name)) = (place.path.parent(), place.path.file_name()) else {
             return Ok(place);
         };
+        let Some(name) = name.to_str() else {
+            let source =
+                io::Error::new(ErrorKind::InvalidInput, "the place of a store has to have a name in UTF-8");
+            return Err(Error::Io { path: place.path, source });
+        };
         let names = match place.disk.list(parent) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(place),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(place),
             names => names.map_err(Error::io(parent))?,
         };
-        let prefix = format!("{}.", name.to_string_lossy());
+        let prefix = format!("{name}.");
         for (found, suffix) in names.iter().filter_map(|found| Some((found, found.strip_prefix(&prefix)?))) {
+            let found = parent.join(found);
+            if !place.disk.dir_exists(&found) {
+                continue;
+            }
             if suffix.starts_with(OUTGOING) {
-                place.outgoing.push(parent.join(found));
+                place.outgoing.push(found);
             } else if let Some(number) = number_of(suffix) {
-                place.numbered.push((number, parent.join(found)));
+                place.numbered.push((number, found));
             }
         }
         place.numbered.sort_unstable();
@@ -70,51 +84,61 @@ impl Place {
 
     /// The directory of the store that counts.
     fn current(&self) -> Result<PathBuf> {
-        for (_, path) in self.numbered.iter().rev() {
-            let directory = Directory::at(path, self.disk.clone())?;
-            if Manifest::load(&directory)?.is_some_and(|manifest| !manifest.metadata.is_empty()) {
+        for (number, path) in self.numbered.iter().rev() {
+            if standing(path, *number, &self.disk)? == Standing::Counts {
                 return Ok(path.clone());
             }
         }
         Ok(self.path.clone())
     }
+
+    /// The number of the next copy that is received here: above all that were.
+    fn next_number(&self) -> Result<u32> {
+        let mut last = 0;
+        for (number, path) in &self.numbered {
+            if standing(path, *number, &self.disk)? != Standing::Foreign {
+                last = last.max(*number);
+            }
+        }
+        let is_free = |number: &u32| self.numbered.iter().all(|(taken, _)| taken != number);
+        let next = (last..=u32::MAX).skip(1).find(is_free);
+        next.ok_or(Error::TooLarge {
+            what: "copies that took a store's place",
+            actual: u64::from(last),
+            limit: u64::from(u32::MAX - 1),
+        })
+    }
+}
+
+/// What a directory is for the place that its name belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// A store, received under this number.
+    Counts,
+    /// What is to become one, or was one, or is a copy for somebody else, or nothing.
+    Passing,
+    /// Nothing that came there by way of the place.
+    Foreign,
+}
+
+/// 0: the place itself, and copies for others.
+fn standing(path: &Path, number: u32, disk: &Arc<dyn Disk>) -> Result<Standing> {
+    let directory = Directory::at(path, disk.clone())?;
+    let Some(manifest) = Manifest::load(&directory)? else {
+        // With something there it might be the newest store, which has lost its MANIFEST: that is not passed over.
+        return Manifest::was_never_made(&directory).map(|()| Standing::Passing);
+    };
+    Ok(match manifest.stage {
+        _ if manifest.number != number => Standing::Foreign,
+        Stage::Store => Standing::Counts,
+        Stage::Unfinished | Stage::Received => Standing::Passing,
+    })
 }
 
 /// The number that a directory's name ends with: digits alone, without leading zeros.
 fn number_of(suffix: &str) -> Option<u32> {
     let is_one = suffix.bytes().all(|byte| byte.is_ascii_digit()) && !suffix.starts_with('0');
     is_one.then(|| suffix.parse().ok())?
-}
-
-/// Removes a store's directory: first what makes it a store.
-fn remove(directory: &Directory) -> Result<()> {
-    let Directory { path, log, runs, index, disk } = directory;
-    let remove_files = |directory: &Path, chosen: &dyn Fn(&str) -> bool| -> Result<()> {
-        let names = match disk.list(directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            names => names.map_err(Error::io(directory))?,
-        };
-        for name in names.iter().filter(|name| chosen(name)) {
-            let path = directory.join(name);
-            disk.remove(&path).map_err(Error::io(&path))?;
-        }
-        Ok(())
-    };
-    remove_files(path, &|name| name.starts_with("MANIFEST"))?;
-    if disk.dir_exists(path) {
-        directory.sync()?;
-    }
-    for inner in [log, runs, index] {
-        remove_files(inner, &|_| true)?;
-        if disk.dir_exists(inner) {
-            disk.remove_dir(inner).map_err(Error::io(inner))?;
-        }
-    }
-    remove_files(path, &|_| true)?;
-    if disk.dir_exists(path) {
-        disk.remove_dir(path).map_err(Error::io(path))?;
-    }
-    Ok(())
 }
 
 impl ReplicatedStore {
@@ -136,7 +160,8 @@ impl ReplicatedStore {
     }
 
     /// The same for who is about to open it, and nobody else has any of it open: what else is at the place is removed, as
-    /// far as that can be: stores that were replaced, copies that were not received to their end, and outgoing ones.
+    /// far as that can be: stores that were replaced, copies that were not received to their end, and outgoing ones. What is
+    /// none of these stays, such as a backup that somebody has put there.
     ///
     /// ```
     /// # use paddock_storage::{Options, ReplicatedStore};
@@ -154,18 +179,22 @@ impl ReplicatedStore {
         let place = Place::look(place, options.disk.clone())?;
         let current = place.current()?;
         let Place { path, disk, numbered, outgoing } = place;
-        let numbered = numbered.into_iter().map(|(_, path)| path);
         // Oldest first, so that an older one never outlives a newer one that has been replaced as well.
-        for other in [path].into_iter().chain(numbered).chain(outgoing).filter(|path| *path != current) {
-            if disk.dir_exists(&other) {
-                // What stays does not count, and the next time may remove it.
-                let _ = remove(&Directory::at(&other, disk.clone())?);
-            }
+        let stores = [(0, path)].into_iter().chain(numbered).filter(|(_, path)| *path != current);
+        let goes = |(number, path): &(u32, PathBuf)| {
+            matches!(standing(path, *number, &disk), Ok(Standing::Counts | Standing::Passing))
+        };
+        let stores = stores.filter(goes).map(|(_, path)| path);
+        let goes = |path: &PathBuf| matches!(standing(path, 0, &disk), Ok(Standing::Passing));
+        for other in stores.chain(outgoing.into_iter().filter(goes)) {
+            // What stays does not count, and the next time may remove it.
+            let _ = Directory::at(&other, disk.clone())?.remove();
         }
         Ok(current)
     }
 
-    /// Removes the directory of a store that is not open any more, because a copy has taken its place.
+    /// Removes the directory of a store that is not open any more, because a copy has taken its place. What is in it
+    /// and is no store's stays, and so does the directory then. Nothing there is no error.
     ///
     /// ```
     /// # use paddock_storage::{Options, ReplicatedStore};
@@ -178,8 +207,13 @@ impl ReplicatedStore {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Io`]: [`ReplicatedStore::settle`] removes it another time.
+    /// [`Error::NotAStore`], [`Error::Locked`], [`Error::Corrupt`] and [`Error::Format`]: nothing was removed. [`Error::Io`]:
+    /// [`ReplicatedStore::settle`] removes it another time.
     pub fn remove_directory(path: &Path, options: &Options) -> Result<()> {
-        remove(&Directory::at(path, options.disk.clone())?)
+        let directory = Directory::at(path, options.disk.clone())?;
+        if directory.disk.dir_exists(&directory.path) && Manifest::load(&directory)?.is_none() {
+            return Err(Error::NotAStore { path: directory.path });
+        }
+        directory.remove()
     }
 }

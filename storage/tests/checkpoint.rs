@@ -294,7 +294,7 @@ fn run(disk: &FaultyDisk, copied: &Map, fault: Option<Fault>, ending: Option<Uns
 
     let begun = disk.paths().into_iter().filter(|path| path.starts_with(COPY));
     let begun: Vec<_> =
-        begun.filter(|path| !path.ends_with("LOCK") && !path.ends_with("FILES.tmp")).collect();
+        begun.filter(|path| !path.ends_with("LOCK") && !path.ends_with("MANIFEST.tmp")).collect();
     match calm(disk.clone(), COPY).open() {
         // Nothing is there, not even of a copy that was begun: then this is like any other directory.
         Ok(copy) if copy.recovery().created => assert!(outcome.is_err() && begun.is_empty(), "{case}"),

@@ -5,7 +5,7 @@
 mod support;
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use paddock_storage::disk::{Disk, FaultyDisk, Unsynced};
@@ -282,31 +282,163 @@ fn only_names_of_a_store_are_taken() {
     }
 }
 
-#[test]
-fn the_newest_store_that_counts_is_found_and_nothing_else_stays() {
-    let disk = FaultyDisk::new();
-    let make = |name: &str, metadata: &[u8]| {
-        let mut store =
-            ReplicatedStore::open(&PathBuf::from(format!("{PLACE}{name}")), options(&disk)).unwrap();
-        store.set_metadata(metadata).unwrap();
+/// Has copies take a place, as often as that.
+fn adopt(disk: &FaultyDisk, files: &Files, times: usize) {
+    for _ in 0..times {
+        let mut store = receive(disk, files).unwrap();
+        store.set_metadata(b"new").unwrap();
         store.close().unwrap();
-    };
-    make("", b"one");
-    make(".9", b"nine");
-    make(".10", b"ten");
-    make(".11", b"");
-    make(".to-somebody", b"a copy");
-    // No names of a place's directories.
-    make(".012", b"x");
-    make("s", b"x");
+    }
+}
+
+/// A whole directory, as `cp -a` copies it.
+fn copy_directory(disk: &FaultyDisk, from: &str, to: &str) {
+    for inner in ["", "log", "runs", "index"] {
+        disk.create_dir(&Path::new(to).join(inner)).unwrap();
+    }
+    for path in disk.paths() {
+        if let Ok(name) = path.strip_prefix(from) {
+            disk.set_bytes(&Path::new(to).join(name), &disk.bytes(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_newest_store_that_counts_is_found_and_nothing_else_of_the_place_stays() {
+    let (files, ..) = copy_of_a_leader();
+    let (disk, _) = follower();
+    adopt(&disk, &files, 2);
+    // Received, and nobody has said that it counts.
+    receive(&disk, &files).unwrap().close().unwrap();
+    let mut store = settled_but_all_stay(&disk);
+    let copy = OutgoingCopy::write(store.checkpointer().unwrap(), Path::new(PLACE), "x", &options(&disk));
+    // The process ends.
+    std::mem::forget(copy.unwrap());
+    drop(store);
     let place = Path::new(PLACE);
-    assert_eq!(ReplicatedStore::find(place, &options(&disk)).unwrap(), Path::new("/data/store.10"));
-    assert_eq!(directories(&disk).len(), 7, "looking changes nothing");
+    assert_eq!(directories(&disk), ["store", "store.1", "store.2", "store.3", "store.to-x"]);
+    assert_eq!(ReplicatedStore::find(place, &options(&disk)).unwrap(), Path::new("/data/store.2"));
+    assert_eq!(directories(&disk).len(), 5, "looking changes nothing");
     let next = IncomingCopy::begin(place, &options(&disk)).unwrap();
-    assert!(directories(&disk).contains(&"store.12".to_owned()));
+    assert!(directories(&disk).contains(&"store.4".to_owned()));
     drop(next);
-    assert_eq!(ReplicatedStore::settle(place, &options(&disk)).unwrap(), Path::new("/data/store.10"));
-    assert_eq!(directories(&disk), ["store.012", "store.10", "stores"]);
+    let copy = ReplicatedStore::open(Path::new("/data/store.to-x"), options(&disk));
+    assert!(matches!(copy, Err(Error::Corrupt { .. })), "a copy on its way is no store");
+    assert_eq!(ReplicatedStore::settle(place, &options(&disk)).unwrap(), Path::new("/data/store.2"));
+    assert_eq!(directories(&disk), ["store.2"]);
+    // An empty value is a value.
+    let mut store = settled(&disk).unwrap();
+    store.set_metadata(b"").unwrap();
+    drop(store);
+    assert_eq!(ReplicatedStore::find(place, &options(&disk)).unwrap(), Path::new("/data/store.2"));
+}
+
+fn settled_but_all_stay(disk: &FaultyDisk) -> ReplicatedStore {
+    let path = ReplicatedStore::find(Path::new(PLACE), &options(disk)).unwrap();
+    ReplicatedStore::open(&path, options(disk)).unwrap()
+}
+
+/// Whatever its name: it never takes the place of the store, and never goes.
+#[test]
+fn a_backup_beside_a_store_stays_a_backup() {
+    let (files, new, _) = copy_of_a_leader();
+    let (disk, _) = follower();
+    for backup in ["/data/store.1", "/data/store.20261121", "/data/store.to-the-attic"] {
+        copy_directory(&disk, PLACE, backup);
+    }
+    let mut store = ReplicatedStore::open(Path::new(PLACE), options(&disk)).unwrap();
+    write(&mut store, 8, 5);
+    store.checkpoint(Path::new("/data/store.7")).unwrap();
+    let map = contents(&store.reader());
+    store.close().unwrap();
+    let backups = ["store.1", "store.20261121", "store.7", "store.to-the-attic"];
+    let with = |other: &str| {
+        let mut names: Vec<_> =
+            backups.iter().map(|name| (*name).to_owned()).chain([other.to_owned()]).collect();
+        names.sort();
+        names
+    };
+    let store = settled(&disk).unwrap();
+    assert_eq!((store.path(), contents(&store.reader())), (Path::new(PLACE), map));
+    drop(store);
+    assert_eq!(directories(&disk), with("store"));
+    // What is received gets a number of its own, and what counted is removed, but not its copies.
+    adopt(&disk, &files, 1);
+    copy_directory(&disk, "/data/store.2", "/data/store.3");
+    let store = settled(&disk).unwrap();
+    assert_eq!((store.path(), contents(&store.reader())), (Path::new("/data/store.2"), new));
+    let mut names = with("store.2");
+    names.push("store.3".to_owned());
+    names.sort();
+    assert_eq!(directories(&disk), names);
+    drop(store);
+    for backup in backups {
+        let backup = ReplicatedStore::open(&Path::new("/data").join(backup), options(&disk)).unwrap();
+        backup.verify().unwrap();
+    }
+}
+
+/// A numbered directory with files, and without a MANIFEST, may be the newest store.
+#[test]
+fn a_lost_manifest_is_no_reason_to_go_back() {
+    let (files, ..) = copy_of_a_leader();
+    let (disk, _) = follower();
+    adopt(&disk, &files, 1);
+    disk.remove_durably(Path::new("/data/store.1/MANIFEST"));
+    let found = ReplicatedStore::settle(Path::new(PLACE), &options(&disk));
+    assert!(matches!(found, Err(Error::Corrupt { .. })), "{found:?}");
+    assert_eq!(directories(&disk), ["store", "store.1"]);
+}
+
+#[test]
+fn only_a_stores_own_files_are_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    // No store at all.
+    std::fs::create_dir_all(path("project/log")).unwrap();
+    for file in ["project/LOCK", "project/log/today.log", "project/FILES"] {
+        std::fs::write(path(file), "mine").unwrap();
+    }
+    let removed = ReplicatedStore::remove_directory(&path("project"), &Options::new());
+    assert!(matches!(removed, Err(Error::NotAStore { .. })), "{removed:?}");
+    std::fs::write(path("project/MANIFEST"), "include README").unwrap();
+    let removed = ReplicatedStore::remove_directory(&path("project"), &Options::new());
+    assert!(matches!(removed, Err(Error::Corrupt { .. })), "{removed:?}");
+    for file in ["project/LOCK", "project/log/today.log", "project/FILES", "project/MANIFEST"] {
+        assert!(path(file).exists(), "{file}");
+    }
+    // One that is open.
+    let store = ReplicatedStore::open(&path("store"), Options::new()).unwrap();
+    let removed = ReplicatedStore::remove_directory(&path("store"), &Options::new());
+    assert!(matches!(removed, Err(Error::Locked { .. })), "{removed:?}");
+    store.close().unwrap();
+    // One with notes.
+    for file in ["store/notes", "store/runs/notes"] {
+        std::fs::write(path(file), "mine").unwrap();
+    }
+    ReplicatedStore::remove_directory(&path("store"), &Options::new()).unwrap();
+    let left = |name: &str| {
+        let names = std::fs::read_dir(path(name)).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(
+        (left("store"), left("store/runs")),
+        (vec!["notes".into(), "runs".into()], vec!["notes".into()])
+    );
+    ReplicatedStore::remove_directory(&path("nowhere"), &Options::new()).unwrap();
+}
+
+/// It would never be found again.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_place_has_a_name_that_can_be_read() {
+    use std::os::unix::ffi::OsStrExt;
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    assert!(matches!(ReplicatedStore::settle(&place, &Options::new()), Err(Error::Io { .. })));
+    assert!(matches!(IncomingCopy::begin(&place, &Options::new()), Err(Error::Io { .. })));
 }
 
 /// One that cannot be judged is not passed over for an older one.

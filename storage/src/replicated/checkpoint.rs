@@ -6,6 +6,7 @@ use super::{Need, ReplicatedStore};
 use crate::batch::BATCH_HEADER_BYTES;
 use crate::checkpoint::{Plan, PlannedSegment, UnfinishedCopy};
 use crate::error::Result;
+use crate::manifest::{Manifest, Stage};
 use crate::options::CONTROL_HEADROOM_BYTES;
 use crate::position::Sequence;
 use crate::segment::Segment;
@@ -70,10 +71,20 @@ impl Checkpointer {
     /// own log that failed, the store is poisoned. What fails leaves nothing behind, or a directory
     /// that does not open.
     pub fn write(self, path: &Path) -> Result<Sequence> {
-        let (disk, store_id, last) =
-            (self.plan.source.disk.clone(), self.plan.manifest.store_id, self.last());
-        UnfinishedCopy::begin(path, disk, store_id)?.finish(self.plan)?;
+        let last = self.last();
+        self.begin(path)?.finish(self.plan)?;
         Ok(last)
+    }
+
+    /// The same, of all files but a MANIFEST that makes a store of them: for somebody else.
+    pub(crate) fn write_for_travel(self, path: &Path) -> Result<Sequence> {
+        let last = self.last();
+        self.begin(path)?.finish_for_travel(self.plan)?;
+        Ok(last)
+    }
+
+    fn begin(&self, path: &Path) -> Result<UnfinishedCopy> {
+        UnfinishedCopy::begin(path, self.plan.source.disk.clone(), self.plan.manifest.store_id)
     }
 }
 
@@ -173,7 +184,9 @@ impl ReplicatedStore {
             is_committed: next.previous() <= self.known_commit,
         });
         let segments = segments.collect();
-        let (source, manifest) = (self.directory.clone(), self.manifest.clone());
+        let source = self.directory.clone();
+        // Whatever number this store has at its place, its copy has none.
+        let manifest = Manifest { stage: Stage::Store, number: 0, ..self.manifest.clone() };
         let (chain, marked) = (self.chain, self.ticket());
         Ok(Plan { source, manifest, catalogue, index, segments, chain, marker, marked, pin })
     }

@@ -53,7 +53,7 @@ impl ReplicatedStore {
         let directory = Directory::prepare(path, disk)?;
         let lock = Lock::take(&directory)?;
         directory.remove_unfinished_segments()?;
-        let (manifest, created) = match Manifest::load(&directory)? {
+        let (manifest, created) = match Manifest::load_store(&directory)? {
             Some(manifest) => {
                 lock.confirm(&directory, manifest.store_id)?;
                 (manifest, false)
@@ -200,7 +200,7 @@ fn create(directory: &Directory, lock: &Lock, kind: Kind) -> Result<Manifest> {
     lock.write(&directory.lock_path(), store_id)?;
     // No preallocation: an empty store is small, and made in no time. The first append sees to it.
     Segment::make(directory, store_id, Chain::START, SEGMENT_START)?.publish_unopened()?;
-    let manifest = Manifest { store_id, kind, metadata: Vec::new() };
+    let manifest = Manifest::new(store_id, kind);
     manifest.create(directory)?;
     Ok(manifest)
 }

@@ -7,8 +7,8 @@ use super::Place;
 use crate::directory::Directory;
 use crate::disk::DiskFile;
 use crate::error::{Error, Result};
-use crate::header::{FILE_HEADER_BYTES, FileHeader, Magic};
-use crate::manifest::{Kind, Manifest};
+use crate::header::{FILE_HEADER_BYTES, FileHeader, Magic, StoreId};
+use crate::manifest::{Kind, Manifest, Stage};
 use crate::options::Options;
 use crate::position::Sequence;
 use crate::replicated::ReplicatedStore;
@@ -22,6 +22,8 @@ const SYNC_BYTES: u64 = 8 << 20;
 pub struct IncomingCopy {
     /// `None` once it is finished.
     directory: Option<Directory>,
+    /// That of the directory.
+    number: u32,
     file: Option<IncomingFile>,
 }
 
@@ -51,17 +53,20 @@ impl IncomingCopy {
     /// # Errors
     /// [`Error::Io`], [`Error::DiskFull`].
     pub fn begin(place: &Path, options: &Options) -> Result<IncomingCopy> {
-        let Place { path, disk, numbered, .. } = Place::look(place, options.disk.clone())?;
-        let taken = numbered.last().map_or(0, |(number, _)| *number);
-        let number = taken.checked_add(1).ok_or(Error::TooLarge {
-            what: "copies that took a store's place",
-            actual: u64::from(taken),
-            limit: u64::from(u32::MAX - 1),
-        })?;
-        let mut numbered = path.into_os_string();
-        numbered.push(format!(".{number}"));
-        let directory = Directory::prepare(Path::new(&numbered), disk)?;
-        Ok(IncomingCopy { directory: Some(directory), file: None })
+        let place = Place::look(place, options.disk.clone())?;
+        let number = place.next_number()?;
+        let mut path = place.path.into_os_string();
+        path.push(format!(".{number}"));
+        let directory = Directory::at(Path::new(&path), place.disk)?;
+        directory.make(&directory.path)?;
+        let copy = IncomingCopy { directory: Some(directory), number, file: None };
+        let directory = copy.directory()?;
+        // First: it says that this is ours to remove. Which store it will be, its files say.
+        copy.manifest(StoreId([0; 16]), Stage::Unfinished).create(directory)?;
+        for inner in [&directory.log, &directory.runs, &directory.index] {
+            directory.make(inner)?;
+        }
+        Ok(copy)
     }
 
     /// Begins the next file. Only names that a store gives are taken.
@@ -148,12 +153,16 @@ impl IncomingCopy {
         let file = disk.open_read(&files).map_err(Error::io(&files))?;
         let read = file.read_at(&mut header, 0).map_err(Error::io(&files))?;
         let FileHeader { store_id, .. } = FileHeader::decode(&header[..read], Magic::Files, &files)?;
-        Manifest { store_id, kind: Kind::Replicated, metadata: Vec::new() }.create(directory)?;
+        self.manifest(store_id, Stage::Received).create(directory)?;
         let store = ReplicatedStore::open(&directory.path, options)?;
         store.verify()?;
         // From here on its files are in other hands.
         self.directory = None;
         Ok(store)
+    }
+
+    fn manifest(&self, store_id: StoreId, stage: Stage) -> Manifest {
+        Manifest { stage, number: self.number, ..Manifest::new(store_id, Kind::Replicated) }
     }
 
     fn directory(&self) -> Result<&Directory> {
@@ -174,7 +183,7 @@ impl Drop for IncomingCopy {
     fn drop(&mut self) {
         if let Some(directory) = &self.directory {
             // What cannot be removed does not count, and goes when the place is settled.
-            let _ = super::remove(directory);
+            let _ = directory.remove();
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::OUTGOING;
+use super::{OUTGOING, Standing, standing};
 use crate::directory::Directory;
 use crate::disk::DiskFile;
 use crate::error::{Error, Result};
@@ -55,7 +55,7 @@ pub struct CopyFile {
 
 impl OutgoingCopy {
     /// Writes a checkpoint beside the store's place, under a name for whom it is. Entries that are in runs are left out of its
-    /// log. What is there of that name goes.
+    /// log. A copy that is there of that name goes.
     ///
     /// ```
     /// # use paddock_storage::{Options, OutgoingCopy, ReplicatedStore};
@@ -70,7 +70,7 @@ impl OutgoingCopy {
     /// ```
     ///
     /// # Errors
-    /// As [`Checkpointer::write`].
+    /// As [`Checkpointer::write`]; [`Error::NotEmpty`] also where there is something else of that name.
     pub fn write(
         checkpointer: Checkpointer,
         place: &Path,
@@ -81,8 +81,11 @@ impl OutgoingCopy {
         path.push(format!(".{OUTGOING}{name}"));
         let path = PathBuf::from(path);
         let directory = Directory::at(&path, options.disk.clone())?;
-        super::remove(&directory)?;
-        let last = checkpointer.without_flushed_log().write(&path)?;
+        let is_there = directory.disk.dir_exists(&path);
+        if is_there && matches!(standing(&path, 0, &directory.disk), Ok(Standing::Passing)) {
+            directory.remove()?;
+        }
+        let last = checkpointer.without_flushed_log().write_for_travel(&path)?;
         let mut copy = OutgoingCopy { directory, last, files: Vec::new() };
         copy.files = copy.list()?;
         Ok(copy)
@@ -161,6 +164,6 @@ impl OutgoingCopy {
 impl Drop for OutgoingCopy {
     fn drop(&mut self) {
         // What cannot be removed goes when the place is settled.
-        let _ = super::remove(&self.directory);
+        let _ = self.directory.remove();
     }
 }
