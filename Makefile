@@ -22,6 +22,7 @@ run: build ## Build and start a whole cluster in one process; data in ./paddock-
 test: setup ## Install what is missing, then run every test, a small acceptance test on a real cluster included
 	$(CARGO) test --workspace --locked
 	$(CARGO) test --package paddock-sim --features mutations --test mutations --locked
+	$(CARGO) test --package paddock-partition --features mutations --test replica --locked broken
 	$(CARGO) build --workspace --locked --quiet
 	scripts/acceptance.py --paddock target/debug/paddock
 	scripts/faults.py --paddock target/debug/paddock

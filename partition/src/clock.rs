@@ -12,6 +12,8 @@ pub use crate::replica::Timestamp;
 pub struct Clock {
     /// Milliseconds, where somebody turns the hands; `None`: the system's clocks.
     hands: Option<Arc<AtomicU64>>,
+    /// By how much the wall clock is ahead of them.
+    ahead_ms: Arc<AtomicU64>,
 }
 
 impl Clock {
@@ -24,7 +26,13 @@ impl Clock {
     /// A clock that shows the milliseconds which somebody else writes there; both clocks are this one.
     #[must_use]
     pub fn turned_by_hand(hands: Arc<AtomicU64>) -> Self {
-        Clock { hands: Some(hands) }
+        Clock { hands: Some(hands), ahead_ms: Arc::default() }
+    }
+
+    /// The same clock with another wall clock, by so many milliseconds ahead of the hands: somebody else writes them there.
+    #[must_use]
+    pub fn ahead_by(self, ahead_ms: Arc<AtomicU64>) -> Self {
+        Clock { ahead_ms, ..self }
     }
 
     /// Milliseconds of a clock that never goes back: see [`now`].
@@ -41,7 +49,7 @@ impl Clock {
     pub fn wall_clock_ms(&self) -> u64 {
         match &self.hands {
             None => wall_clock_ms(),
-            Some(hands) => hands.load(Ordering::Relaxed),
+            Some(hands) => hands.load(Ordering::Relaxed) + self.ahead_ms.load(Ordering::Relaxed),
         }
     }
 
@@ -84,6 +92,10 @@ mod tests {
         assert_eq!((clock.now(), clock.wall_clock_ms()), (Timestamp(7), 7));
         hands.store(9, Ordering::Relaxed);
         assert_eq!(clock.now(), Timestamp(9));
+        let ahead_ms = Arc::new(AtomicU64::new(5));
+        let clock = clock.ahead_by(Arc::clone(&ahead_ms));
+        ahead_ms.store(6, Ordering::Relaxed);
+        assert_eq!((clock.now(), clock.wall_clock_ms()), (Timestamp(9), 15));
         assert!(!clock.wait(Duration::from_secs(3_600)));
         assert!(Clock::system().wait(Duration::ZERO), "the system's clock has waited");
     }

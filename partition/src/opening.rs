@@ -153,7 +153,8 @@ impl OwnerLoop {
 }
 
 /// What a store's log says to the core.
-pub(crate) fn durable_state(store: &ReplicatedStore, epoch_seen: Epoch) -> DurableState {
+#[must_use]
+pub fn durable_state(store: &ReplicatedStore, epoch_seen: Epoch) -> DurableState {
     DurableState {
         last: store.last(),
         durable: store.durable(),

@@ -49,6 +49,9 @@ pub enum TransferError {
 /// Where the answer goes.
 pub type TransferReply = oneshot::Sender<Result<Transferred, TransferError>>;
 
+/// Where whoever asked waits for it.
+pub type TransferAnswer = oneshot::Receiver<Result<Transferred, TransferError>>;
+
 /// A hand-over that somebody asks for.
 #[derive(Debug)]
 pub struct TransferRequest {
@@ -58,6 +61,15 @@ pub struct TransferRequest {
     pub deadline: Timestamp,
     /// Where the answer goes.
     pub reply: TransferReply,
+}
+
+impl TransferRequest {
+    /// A request, and where its answer comes.
+    #[must_use]
+    pub fn new(to: Option<NodeId>, deadline: Timestamp) -> (Self, TransferAnswer) {
+        let (reply, answer) = oneshot::channel();
+        (TransferRequest { to, deadline, reply }, answer)
+    }
 }
 
 /// The hand-over that an owner loop is at.

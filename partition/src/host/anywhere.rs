@@ -6,17 +6,20 @@
 //!
 //! A quarantined replica serves none of them.
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use paddock_coordination::PartitionId;
 use paddock_storage::{Readable, Reader, Sequence};
+use ulid::Ulid;
 
-use super::{Host, Hosted};
+use super::Host;
 use crate::admission::read_failure;
 use crate::clock::{self, Timestamp};
 use crate::operation::{Answer, Failure, Freshness, Standing};
 use crate::replica::RoleName;
+use crate::replica::mutation::broken;
 use crate::reply::Reply;
-use crate::status::ReplicaStatus;
+use crate::status::{ReplicaStatus, StatusCell};
 
 /// What becomes of a read where it arrives.
 #[derive(Debug)]
@@ -42,15 +45,23 @@ impl Host {
         let Some(hosted) = replicas.get(&partition) else {
             return Here::Answered(Reply::unheard(operation_id, Failure::NotLeader { leader: None }));
         };
-        let status = hosted.status.load();
-        let (answer, standing) = match hosted.look(&status, key, omit_value, freshness) {
-            Ok(Look::Found(answer, standing)) => (answer, standing),
-            Ok(Look::After(sequence)) => return Here::After(sequence),
-            Err(failure) => (Answer::Failed(failure), None),
-        };
-        hosted.metrics.read_anywhere(matches!(answer, Answer::Failed(Failure::Behind(_))));
-        Here::Answered(Reply { operation_id, epoch: status.epoch, answer, standing })
+        let window = Window { uuid: hosted.uuid, status: &hosted.status, reader: &hosted.reader };
+        let here = window.read(clock::now, operation_id, key, omit_value, freshness);
+        if let Here::Answered(reply) = &here {
+            hosted.metrics.read_anywhere(matches!(reply.answer, Answer::Failed(Failure::Behind(_))));
+        }
+        here
     }
+}
+
+/// What is to be seen of a replica without its owner loop.
+pub struct Window<'a> {
+    /// The partition's life.
+    pub uuid: Ulid,
+    /// What the replica says of itself.
+    pub status: &'a StatusCell,
+    /// Its store.
+    pub reader: &'a ArcSwap<Reader>,
 }
 
 /// What a look at the replica came to.
@@ -59,9 +70,28 @@ enum Look {
     After(Sequence),
 }
 
-impl Hosted {
+impl Window<'_> {
+    /// Reads at the replica, as fresh as asked for; `now` is asked when it is done.
+    pub fn read(
+        &self,
+        now: impl Fn() -> Timestamp,
+        operation_id: u64,
+        key: &Bytes,
+        omit_value: bool,
+        freshness: Freshness,
+    ) -> Here {
+        let status = self.status.load();
+        let (answer, standing) = match self.look(now, &status, key, omit_value, freshness) {
+            Ok(Look::Found(answer, standing)) => (answer, standing),
+            Ok(Look::After(sequence)) => return Here::After(sequence),
+            Err(failure) => (Answer::Failed(failure), None),
+        };
+        Here::Answered(Reply { operation_id, epoch: status.epoch, answer, standing })
+    }
+
     fn look(
         &self,
+        now: impl Fn() -> Timestamp,
         status: &ReplicaStatus,
         key: &Bytes,
         omit_value: bool,
@@ -77,11 +107,13 @@ impl Hosted {
         // By what was looked at, whatever the replica has come to meanwhile: a snapshot may have taken its store's place.
         match freshness {
             Freshness::Any => {}
-            Freshness::AtLeast(seen) if applied < seen.applied => return Ok(Look::After(seen.applied)),
+            Freshness::AtLeast(seen) if applied < seen.applied && !broken!(SessionsAreIgnored) => {
+                return Ok(Look::After(seen.applied));
+            }
             Freshness::AtLeast(_) => {}
             Freshness::Within(bound_ms) => {
                 let fresh_as_of = self.status.fresh_as_of().filter(|(_, needed)| *needed <= applied);
-                check_staleness(clock::now(), fresh_as_of.map(|(as_of, _)| as_of), bound_ms)?;
+                check_staleness(now(), fresh_as_of.map(|(as_of, _)| as_of), bound_ms)?;
             }
         }
         let standing = |lineage| Standing { partition_uuid: self.uuid, lineage, applied };

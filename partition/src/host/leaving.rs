@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use paddock_coordination::cluster_map::ClusterMap;
 use paddock_coordination::{NodeId, PartitionId, placement};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -73,10 +73,10 @@ impl Host {
         to: Option<NodeId>,
     ) -> Result<Transferred, TransferError> {
         let hosted = self.replicas.load().get(&partition).cloned().ok_or(TransferError::Stopped)?;
-        let (reply, answer) = oneshot::channel();
         let within_ms = u64::try_from(TRANSFER_WITHIN.as_millis()).unwrap_or(u64::MAX);
         let deadline = clock::now().plus_ms(within_ms);
-        hosted.inbox.transfer(TransferRequest { to, deadline, reply });
+        let (request, answer) = TransferRequest::new(to, deadline);
+        hosted.inbox.transfer(request);
         match timeout(TRANSFER_WITHIN + TRANSFER_GRACE, answer).await {
             Ok(Ok(ended)) => ended,
             Ok(Err(_)) => Err(TransferError::Stopped),

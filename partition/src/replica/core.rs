@@ -149,7 +149,7 @@ impl Core {
     /// former life of the process nobody remembers, so a release does not shorten the wait for it.
     pub(super) fn may_follow_release(&self, sent_at: Timestamp) -> bool {
         self.standing_in().is_some()
-            && self.granted <= Some(sent_at)
+            && (self.granted <= Some(sent_at) || broken!(FollowsOldReleases))
             && self.now >= self.past_promises_until()
             && self.now >= self.configuration.retry_at()
     }
@@ -198,6 +198,9 @@ impl Core {
     /// to be in it, and nobody may count on what is here. A member that counts holds all that a leader can have let go.
     pub(super) fn may_install(&self, last: Position) -> bool {
         let me = self.config.member;
+        if broken!(InstallsAnySnapshot) {
+            return true;
+        }
         let counts = |state: &PartitionState| state.in_sync.contains(&me) || state.eligible.contains(&me);
         self.commit <= last.sequence && self.configuration.latest().is_some_and(|state| !counts(state))
     }

@@ -185,7 +185,8 @@ impl Follower {
         if last.epoch > core.epoch().0 || self.installing == Some(last) {
             return;
         }
-        if core.history.position(last.sequence) == Some(last) {
+        let is_held = core.history.position(last.sequence) == Some(last);
+        if is_held && !broken!(InstallsAnySnapshot) {
             // As for a probe: the log is the leader's up to there.
             self.installing = None;
             self.matched = self.matched.max(last.sequence);
@@ -193,6 +194,9 @@ impl Follower {
         } else if core.may_install(last) {
             self.installing = Some(last);
             core.effects.push(Effect::FetchSnapshot { from, epoch: core.epoch(), last });
+            if broken!(AcknowledgesWhatItFetches) {
+                core.send(from.node, Message::Ack { epoch: core.epoch(), sequence: last.sequence });
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use paddock_storage::Sequence;
 
+use super::mutation::broken;
 use super::timestamp::Timestamp;
 
 /// The bits of an ask that are its time; the others tell this life of the process from others, in which the same clock
@@ -51,6 +52,7 @@ impl Freshness {
     pub(super) fn answered(&mut self, now: Timestamp, echo: u64, commit: Sequence, applied: Sequence) {
         let asked_at = Timestamp(echo & ((1 << TIME_BITS) - 1));
         let is_ours = echo >> TIME_BITS == self.life && asked_at <= now;
+        let asked_at = if broken!(StalenessFromTheAnswer) { now } else { asked_at };
         if is_ours && self.behind.len() < BEHIND_MAX {
             self.behind.push_back((asked_at, commit));
             self.applied(applied);

@@ -167,6 +167,9 @@ impl Leader {
 
     /// The first entry of the log that a follower needs which is being rebuilt.
     pub(super) fn log_needed(&self) -> Option<Sequence> {
+        if broken!(LogIsNotKeptForTheRebuilt) {
+            return None;
+        }
         self.followers.values().filter_map(Progress::log_needed).min()
     }
 
@@ -184,7 +187,7 @@ impl Leader {
         let (now, last) = (core.now, core.last().sequence);
         if now >= self.heartbeat_due {
             self.heartbeat_due = now.plus_ms(core.config.heartbeat_ms());
-            let holds_lease = self.holds_lease(core, now).is_ok();
+            let holds_lease = self.holds_lease(core, now).is_ok() || broken!(VouchesWithoutTheLease);
             for (node, progress) in &self.followers {
                 let (epoch, commit) = (core.epoch(), core.commit());
                 // A leader that was replaced may not know what was committed: it vouches for nothing.
@@ -267,11 +270,8 @@ impl Leader {
             });
         }
         let is_ready = self.is_ready(core) || broken!(WritesBeforeTheEpochsFirstEntry);
-        if core.configuration.may_commit() && is_ready && self.handover.is_none() {
-            Ok(())
-        } else {
-            Err(Refusal::NotReady)
-        }
+        let stays = self.handover.is_none() || broken!(WritesDuringTheHandover);
+        if core.configuration.may_commit() && is_ready && stays { Ok(()) } else { Err(Refusal::NotReady) }
     }
 
     /// Whether what is applied now is all that anybody can have committed.
@@ -322,9 +322,10 @@ impl Leader {
     }
 
     fn is_granted(&self, core: &Core, member: Member, now: Timestamp) -> bool {
+        let released_at = if broken!(ReadsAfterTheRelease) { None } else { self.released_at };
         self.followers
             .get(&member.node)
-            .is_some_and(|progress| progress.is_granted_by(member, now, self.released_at, &core.config))
+            .is_some_and(|progress| progress.is_granted_by(member, now, released_at, &core.config))
     }
 
     /// What a member said of itself last.
@@ -383,7 +384,7 @@ impl Leader {
 
     fn acknowledged_by(&self, core: &Core, member: Member) -> Sequence {
         if member == core.config.member {
-            return core.durable();
+            return if broken!(CommitsBeforeItsOwnSync) { core.last().sequence } else { core.durable() };
         }
         self.followers.get(&member.node).map_or(Sequence(0), |progress| progress.acknowledged_by(member))
     }

@@ -55,6 +55,38 @@ pub enum Mutation {
     ReadsWithoutTheEligible,
     /// A grant counts from when it arrives.
     GrantsCountFromTheirArrival,
+    /// A leader counts its own log before its fsync.
+    CommitsBeforeItsOwnSync,
+    /// A follower that acknowledges nothing stays, as long as it grants.
+    StalledFollowersStay,
+    /// Whatever the coordination service shows is believed, however old it is.
+    OlderStatesAreBelieved,
+    /// A leader that has released its target goes on counting the grants of before.
+    ReadsAfterTheRelease,
+    /// A leader that hands over goes on taking writes.
+    WritesDuringTheHandover,
+    /// The target of a hand-over is released before it has everything.
+    ReleasedBeforeItHasEverything,
+    /// A release is followed after a later heartbeat was granted.
+    FollowsOldReleases,
+    /// A follower acknowledges a snapshot as soon as it hears of it.
+    AcknowledgesWhatItFetches,
+    /// A follower takes any snapshot, whatever it holds and knows.
+    InstallsAnySnapshot,
+    /// A leader's log is not kept for a follower that is being rebuilt.
+    LogIsNotKeptForTheRebuilt,
+    /// What became of a write with an id does not go into the log.
+    ResultsAreNotLogged,
+    /// What became of writes with an id is not read from a store that is opened, or was fetched.
+    ResultsAreNotLoaded,
+    /// An id from before the horizon is taken for a new one.
+    ExpiredIdsAreNew,
+    /// A session's read sees whatever is applied.
+    SessionsAreIgnored,
+    /// A follower is as fresh as the answer, not as its question.
+    StalenessFromTheAnswer,
+    /// A leader vouches for a follower's freshness without the lease.
+    VouchesWithoutTheLease,
 }
 
 #[cfg(feature = "mutations")]
@@ -70,13 +102,13 @@ pub fn break_rule(mutation: Option<Mutation>) {
 
 /// Whether a rule is broken.
 #[cfg(feature = "mutations")]
-pub(super) fn is_broken(mutation: Mutation) -> bool {
+pub(crate) fn is_broken(mutation: Mutation) -> bool {
     BROKEN.get() == Some(mutation)
 }
 
 /// Without the feature no rule is broken.
 #[cfg(not(feature = "mutations"))]
-pub(super) const fn none_is_broken() -> bool {
+pub(crate) const fn none_is_broken() -> bool {
     false
 }
 
@@ -94,4 +126,4 @@ macro_rules! broken {
     };
 }
 
-pub(super) use broken;
+pub(crate) use broken;

@@ -177,6 +177,7 @@ impl Progress {
     pub(super) fn is_silent(&self, member: Member, now: Timestamp, config: &ReplicaConfig) -> bool {
         let silent_since = match self.member {
             Some(current) if current != member => self.member_since,
+            _ if broken!(StalledFollowersStay) => self.heard_at,
             _ => self.heard_at.min(self.stalled_since.unwrap_or(now)),
         };
         now.since(silent_since) >= config.lease_ms()

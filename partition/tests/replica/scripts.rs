@@ -367,6 +367,14 @@ fn log(cluster: &Cluster, index: usize) -> String {
     disk.entries.iter().enumerate().map(entry).collect()
 }
 
+/// What a script puts out now.
+#[cfg(feature = "mutations")]
+pub(crate) fn output_of(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(name);
+    let input = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    goldenscript::generate(&mut Script::default(), &input).unwrap()
+}
+
 /// Runs one script.
 fn script(path: &Path) {
     goldenscript::run(&mut Script::default(), path)

@@ -21,6 +21,7 @@ use crate::replica::config::RELEASES_MAX;
 use crate::replica::core::Core;
 use crate::replica::effect::Effect;
 use crate::replica::message::{Message, Readiness};
+use crate::replica::mutation::broken;
 use crate::replica::timestamp::Timestamp;
 
 /// A hand-over under way.
@@ -96,9 +97,10 @@ impl Leader {
         core.configuration.may_commit()
             && !core.configuration.is_unsettled()
             && self.is_ready(core)
-            && core.commit() == last
-            && core.applied() == last
-            && self.acknowledged_by(core, target) >= last
+            && (broken!(ReleasedBeforeItHasEverything)
+                || (core.commit() == last
+                    && core.applied() == last
+                    && self.acknowledged_by(core, target) >= last))
     }
 
     fn release(&mut self, core: &mut Core) {
