@@ -299,8 +299,11 @@ impl Contents {
     /// Reads a key's row as [`Self::apply`] will have to, and forgets it.
     pub(crate) fn warm(&self, key: &[u8]) {
         let files = self.files.load();
-        let is_key =
-            |place| Ok::<_, Infallible>(with_buffer(|buffer| files.length_of(place, key, buffer)).is_some());
+        // A row that is moved meanwhile is nothing to wait for.
+        let is_key = |place| {
+            let is_it = |buffer: &mut Vec<u8>| files.length_of(place, key, buffer).is_some();
+            Ok::<_, Infallible>(files.lasting(place).is_none() || with_buffer(is_it))
+        };
         let _ = self.lookup.get(key, is_key);
     }
 
@@ -326,9 +329,10 @@ impl Contents {
     ) -> Result<Hashed<T>> {
         with_buffer(|buffer| {
             let mut hashed = Hashed::Nothing;
+            // Before the look: see file_table.rs.
+            let files = self.files.load();
             self.lookup.get(key, |place| {
-                let files = self.files.load();
-                let Some(file) = files.of(place) else {
+                let Some(file) = files.lasting(place) else {
                     hashed = Hashed::Moved;
                     return Ok(true);
                 };

@@ -290,6 +290,11 @@ impl Unfinished {
         &*self.file
     }
 
+    /// The same, to be read by others.
+    pub(crate) fn shared_file(&self) -> Arc<dyn DiskFile> {
+        self.file.clone()
+    }
+
     /// Takes up one that was made before, if there is one of this length.
     pub(crate) fn adopt(disk: &Arc<dyn Disk>, path: &Path, length: u64) -> Result<Option<Unfinished>> {
         let temporary = temporary(path);

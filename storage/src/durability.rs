@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 
 use crate::data_file::DataFile;
 use crate::error::{Error, Result};
-use crate::file_table::Handle;
 use crate::position::Sequence;
 
 /// When a write counts as done. Readers see it from then on.
@@ -89,9 +88,8 @@ impl SyncGate {
 #[derive(Debug)]
 pub(crate) struct SyncTicket {
     pub(crate) gate: SyncGate,
+    /// Of the segment. If another one is active by the end, whatever happened to this one has settled the matter.
     pub(crate) file: Arc<DataFile>,
-    /// The segment. Another one is active by the end: whatever happened to it has settled the matter.
-    pub(crate) segment: Handle,
     pub(crate) through: Sequence,
 }
 

@@ -1,15 +1,28 @@
 //! Which files the places in an index point into.
 //!
-//! A place names its file by a [`Handle`], a number that lives as long as the process and is never given twice: so a
-//! place of a file that is gone is told from a place of another file. Readers load the table without a lock; who
-//! changes it puts another one in its place.
+//! A place names its file by a [`Handle`]. Readers load the table without a lock; who changes it puts another one in its
+//! place, which costs as much as there are files at once, and not as there ever were: a handle is used again when its file
+//! is gone.
+//!
+//! # Why nobody takes one file for another
+//!
+//! A file goes only when no place in the index and none in a published view points into it any more, and its handle is
+//! given to another one only then. Whoever has places has them in one of three ways:
+//!
+//! - *Under the index's lock* places neither come nor go, so each is one of the table as it is now: [`FileTable::of`].
+//! - *A capture* has its places and its table from one moment, and neither changes: [`FileTable::of`].
+//! - *A look into the index without a lock* loads the table first. A place that it finds then is of a file in that table, or
+//!   of one that came later, perhaps under the handle of one that went. But before a handle is given away
+//!   the file that had it is marked, and all that precedes the place in the index: so if the file in the table is
+//!   not marked once the place was found, it is the one. Else the look begins anew: [`FileTable::lasting`].
 //!
 //! The number in a place is twice the handle, plus one if the row there is a delete: so counting keys that have a value
 //! reads no rows.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use arc_swap::{ArcSwap, Guard};
 use paddock_index::PackedLocator;
@@ -21,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::row::{StoredRow, decode_stored, verified};
 use crate::run::Run;
 
-/// The number of a file in places.
+/// The number of a file in places, for as long as it is in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Handle(pub(crate) u32);
 
@@ -60,9 +73,15 @@ pub(crate) struct FileEntry {
     pub(crate) source: Source,
     /// Bytes of rows that the hash index points at: the newest of their keys, deletes included.
     live_bytes: AtomicU64,
+    /// Whether its handle may be another file's by now.
+    is_gone: AtomicBool,
 }
 
 impl FileEntry {
+    fn new(source: Source) -> FileEntry {
+        FileEntry { source, live_bytes: AtomicU64::new(0), is_gone: AtomicBool::new(false) }
+    }
+
     /// The bytes that begin with the row at a place, as they are on the disk: nothing is verified.
     pub(crate) fn bytes_at<'a>(&'a self, place: PackedLocator, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         // A length class is never below the length; what it reads too much is cut off below.
@@ -127,9 +146,15 @@ pub(crate) struct FileTable {
 }
 
 impl FileTable {
-    /// The file that a place points into; `None` once all of its rows have been moved elsewhere.
+    /// The file that a place points into, for who has place and table from one moment: see the module.
     pub(crate) fn of(&self, place: PackedLocator) -> Option<&Arc<FileEntry>> {
         self.get(Handle::of(place))
+    }
+
+    /// The file that a place points into which was found in the index after this table was loaded. `None`: the row is being
+    /// moved elsewhere, and has to be looked for anew.
+    pub(crate) fn lasting(&self, place: PackedLocator) -> Option<&Arc<FileEntry>> {
+        self.of(place).filter(|file| !file.is_gone.load(Acquire))
     }
 
     /// The files that there are.
@@ -137,7 +162,7 @@ impl FileTable {
         self.entries.iter().flatten().map(|entry| &**entry)
     }
 
-    /// The number of handles given so far, of files that are gone too.
+    /// Above every handle in it.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -165,11 +190,17 @@ impl FileTable {
 }
 
 /// The table as it is now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Files {
     current: ArcSwap<FileTable>,
-    /// Held by who puts another table in the current one's place.
-    edit: Mutex<()>,
+    /// Held by who puts another table in the current one's place. The highest handle that is given.
+    handle_max: Mutex<u32>,
+}
+
+impl Default for Files {
+    fn default() -> Files {
+        Files { current: ArcSwap::default(), handle_max: Mutex::new(HANDLE_MAX) }
+    }
 }
 
 impl Files {
@@ -183,32 +214,106 @@ impl Files {
 
     /// Takes a file in. From now on places may point into it.
     pub(crate) fn add(&self, source: Source) -> Result<Handle> {
-        let entry = Arc::new(FileEntry { source, live_bytes: AtomicU64::new(0) });
-        self.edit(|entries| {
-            let number = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-            if number > HANDLE_MAX {
-                let (actual, limit) = (u64::from(number), u64::from(HANDLE_MAX));
-                return Err(Error::TooLarge { what: "files since the store was opened", actual, limit });
+        let entry = Arc::new(FileEntry::new(source));
+        self.edit(|entries, handle_max| {
+            let free = entries.iter().position(Option::is_none).unwrap_or(entries.len());
+            let number = u32::try_from(free).unwrap_or(u32::MAX);
+            if number > handle_max {
+                let (actual, limit) = (u64::from(number) + 1, u64::from(handle_max) + 1);
+                return Err(Error::TooLarge { what: "files of one store at a time", actual, limit });
             }
-            entries.push(Some(entry));
+            match entries.get_mut(free) {
+                Some(place) => *place = Some(entry),
+                None => entries.push(Some(entry)),
+            }
             Ok(Handle(number))
         })
     }
 
-    /// Lets a file go that no place points into any more.
+    /// Lets a file go that no place points into any more. Its handle may be given away at once.
     pub(crate) fn remove(&self, handle: Handle) {
-        self.edit(|entries| {
-            if let Some(entry) = entries.get_mut(handle.0 as usize) {
-                *entry = None;
+        self.edit(|entries, _| {
+            if let Some(entry) = entries.get_mut(handle.0 as usize).and_then(Option::take) {
+                // Under the lock, so before anybody else gets the handle.
+                entry.is_gone.store(true, Release);
             }
+            let used = entries.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+            entries.truncate(used);
         });
     }
 
-    fn edit<T>(&self, change: impl FnOnce(&mut Vec<Option<Arc<FileEntry>>>) -> T) -> T {
-        let _edit = self.edit.lock();
+    fn edit<T>(&self, change: impl FnOnce(&mut Vec<Option<Arc<FileEntry>>>, u32) -> T) -> T {
+        let handle_max = self.handle_max.lock();
         let mut table = FileTable::clone(&self.current.load());
-        let outcome = change(&mut table.entries);
+        let outcome = change(&mut table.entries, *handle_max);
         self.current.store(Arc::new(table));
         outcome
+    }
+
+    /// As if places had room for fewer files.
+    #[cfg(test)]
+    pub(crate) fn set_handle_max(&self, handle_max: u32) {
+        *self.handle_max.lock() = handle_max;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Disk as _, FaultyDisk};
+    use crate::memory::Memory;
+    use crate::options::Options;
+
+    fn source(name: &str) -> Source {
+        let (disk, memory) = (FaultyDisk::new(), Memory::new(&Options::new()));
+        let path: Arc<Path> = Path::new(name).into();
+        let file = disk.create(&path).unwrap();
+        Source::Segment(Arc::new(memory.data_file(path, file, 0, 0)))
+    }
+
+    /// However many files come and go, the table is as large as there are at once.
+    #[test]
+    fn handles_are_used_again() {
+        let files = Files::default();
+        let kept = files.add(source("/kept")).unwrap();
+        for _ in 0..1_000 {
+            let [one, other] = ["/one", "/other"].map(|name| files.add(source(name)).unwrap());
+            assert!(one != other && one != kept && other != kept);
+            files.remove(one);
+            files.remove(other);
+            assert_eq!(files.load().len(), 1);
+        }
+        assert_eq!(files.load().get(kept).unwrap().path(), Path::new("/kept"));
+        files.remove(kept);
+        assert_eq!(files.load().len(), 0);
+    }
+
+    /// Who loaded the table before a handle changed hands has the file that had it; and is told so where that matters.
+    #[test]
+    fn an_old_table_keeps_its_files_and_knows_that_they_are_gone() {
+        let files = Files::default();
+        let handle = files.add(source("/old")).unwrap();
+        let place = handle.place(false, 64, 100).unwrap();
+        let before = files.load_full();
+        assert!(before.lasting(place).is_some());
+        files.remove(handle);
+        let between = files.load_full();
+        assert_eq!(files.add(source("/new")).unwrap(), handle);
+        let after = files.load_full();
+        assert_eq!(before.of(place).unwrap().path(), Path::new("/old"));
+        assert!(before.lasting(place).is_none() && between.lasting(place).is_none());
+        assert_eq!(after.lasting(place).unwrap().path(), Path::new("/new"));
+    }
+
+    #[test]
+    fn a_full_table_takes_one_in_when_another_went() {
+        let files = Files::default();
+        files.set_handle_max(1);
+        let first = files.add(source("/first")).unwrap();
+        files.add(source("/second")).unwrap();
+        let refused = files.add(source("/third")).unwrap_err().to_string();
+        assert_eq!(refused, "files of one store at a time: 3, the limit is 2");
+        files.remove(first);
+        assert_eq!(files.add(source("/third")).unwrap(), first);
     }
 }

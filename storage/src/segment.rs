@@ -235,33 +235,58 @@ impl UnfinishedSegment {
         UnfinishedSegment { path: unfinished.path().into(), unfinished, start, allocated }
     }
 
-    /// The first entry that it will hold.
-    pub(crate) fn first(&self) -> Sequence {
-        self.start.next
-    }
-
-    /// From here on it is part of the log. It may grow to `capacity` bytes.
-    pub(crate) fn publish(self, contents: &Contents, memory: &Arc<Memory>, capacity: u64) -> Result<Segment> {
+    /// Has places for its rows. It may grow to `capacity` bytes. What can be refused is refused here, where the log does not
+    /// know of it yet: once it has its name the log goes on in it, and must not go on anywhere else.
+    pub(crate) fn take_in(
+        self,
+        contents: &Contents,
+        memory: &Arc<Memory>,
+        capacity: u64,
+    ) -> Result<NamelessSegment> {
         let UnfinishedSegment { unfinished, path, start, allocated } = self;
-        let file = memory.data_file(path, unfinished.publish()?, allocated, capacity.max(allocated));
-        let file = Arc::new(file);
-        let handle = contents.files().add(Source::Segment(file.clone()))?;
-        let (end, marks) = (SEGMENT_START, Arc::default());
-        Ok(Segment {
-            handle,
-            start,
-            file,
-            end,
-            allocated,
-            filled: filled(allocated),
-            is_sealed: false,
-            marks,
-        })
+        let capacity = capacity.max(allocated);
+        let file = Arc::new(memory.data_file(path, unfinished.shared_file(), allocated, capacity));
+        let handle = match contents.files().add(Source::Segment(file.clone())) {
+            Ok(handle) => handle,
+            Err(error) => {
+                unfinished.discard();
+                return Err(error);
+            }
+        };
+        let (end, filled, marks) = (SEGMENT_START, filled(allocated), Arc::default());
+        let segment = Segment { handle, start, file, end, allocated, filled, is_sealed: false, marks };
+        Ok(NamelessSegment { unfinished, segment })
     }
 
     /// Gives a new store's first segment its name. Nothing is written to it yet.
     pub(crate) fn publish_unopened(self) -> Result<()> {
         self.unfinished.publish().map(drop)
+    }
+}
+
+/// A segment that has all but its name.
+#[derive(Debug)]
+pub(crate) struct NamelessSegment {
+    unfinished: Unfinished,
+    segment: Segment,
+}
+
+impl NamelessSegment {
+    /// The first entry that it will hold.
+    pub(crate) fn first(&self) -> Sequence {
+        self.segment.first()
+    }
+
+    /// From here on it is part of the log.
+    pub(crate) fn publish(self, contents: &Contents) -> Result<Segment> {
+        let NamelessSegment { unfinished, segment } = self;
+        match unfinished.publish() {
+            Ok(_) => Ok(segment),
+            Err(error) => {
+                contents.files().remove(segment.handle);
+                Err(error)
+            }
+        }
     }
 }
 

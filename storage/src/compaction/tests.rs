@@ -171,6 +171,9 @@ impl Workshop {
     /// Compares all ways of reading with the model.
     pub(crate) fn check(&self) {
         let model = self.model();
+        // What pointed elsewhere would point into another file some day: handles are used again.
+        let (files, mut places) = (self.contents.files().load_full(), self.contents.index().locators());
+        assert!(places.all(|place| files.of(place).is_some()), "the index points into a file that is gone");
         assert_eq!(scan(&self.contents), model, "a scan");
         let keys: BTreeSet<&Vec<u8>> = self.history.iter().map(|(key, _)| key).collect();
         for key in keys {

@@ -1,5 +1,7 @@
 //! Writing: room, append, fsync, roll to the next segment, close.
 
+use std::sync::Arc;
+
 use super::{ReplicatedStore, is_control};
 use crate::batch::{BATCH_ALIGNMENT, BATCH_HEADER_BYTES, BatchHeader, LogEntries, batch_bytes};
 use crate::durability::SyncTicket;
@@ -222,7 +224,7 @@ impl ReplicatedStore {
     pub(crate) fn finish_sync(&mut self, ticket: &SyncTicket, synced: Result<()>) {
         // A caller of its own it has none: whoever writes next is told.
         if self.poisoning(synced).is_ok()
-            && ticket.segment == self.active.handle
+            && Arc::ptr_eq(&ticket.file, &self.active.file)
             && self.durable < ticket.through
         {
             self.syncs += 1;
@@ -231,12 +233,7 @@ impl ReplicatedStore {
     }
 
     pub(super) fn ticket(&self) -> SyncTicket {
-        SyncTicket {
-            gate: self.gate.clone(),
-            file: self.active.file.clone(),
-            segment: self.active.handle,
-            through: self.last().sequence,
-        }
+        SyncTicket { gate: self.gate.clone(), file: self.active.file.clone(), through: self.last().sequence }
     }
 
     fn header(&self, entries: &LogEntries, known_commit: Sequence, rows_checksum: u32) -> BatchHeader {
@@ -330,8 +327,9 @@ impl ReplicatedStore {
     pub(super) fn roll(&mut self, needed: u64) -> Result<()> {
         self.sync()?;
         let least = SEGMENT_START + needed;
-        let segment =
-            self.next_segment(least)?.publish(&self.contents, &self.memory, self.segment_capacity())?;
+        let segment = self.next_segment(least)?;
+        let segment = segment.take_in(&self.contents, &self.memory, self.segment_capacity())?;
+        let segment = segment.publish(&self.contents)?;
         self.seal(segment.start)?;
         let sealed = self.activate(segment);
         self.sealed.push(sealed);
@@ -442,8 +440,6 @@ impl ReplicatedStore {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::disk::FaultyDisk;
     use crate::options::Options;

@@ -134,7 +134,7 @@ impl ReplicatedStore {
         // What was reserved stays reserved.
         match self.roll(self.reserved + CONTROL_HEADROOM_BYTES) {
             // The log goes on in the same segment, as long as it has room.
-            Err(Error::DiskFull { .. }) => Ok(()),
+            Err(Error::DiskFull { .. } | Error::TooLarge { .. }) => Ok(()),
             rolled => self.poisoning(rolled),
         }
     }

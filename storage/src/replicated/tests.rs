@@ -24,6 +24,13 @@ fn open(disk: &FaultyDisk) -> Result<ReplicatedStore> {
     open_keeping(disk, LogRetention::Nothing)
 }
 
+/// A store whose files do not come and go by themselves.
+fn open_alone(disk: &FaultyDisk) -> ReplicatedStore {
+    let options = Options::new().segment_bytes(4 << 10).extent_bytes(4 << 10).background_compaction(false);
+    let options = options.log_retention(LogRetention::Nothing).disk(Arc::new(disk.clone()));
+    ReplicatedStore::open(Path::new(STORE), options).unwrap()
+}
+
 /// One entry of about 1,500 bytes: two fill a segment.
 fn append(store: &mut ReplicatedStore, epoch: u64) -> Result<()> {
     let first = store.last().sequence.next();
@@ -330,4 +337,92 @@ fn closing_lets_go_of_what_was_flushed() {
     assert_eq!(segments(&disk), [2]);
     let store = ReplicatedStore::open(Path::new(STORE), options).unwrap();
     assert_eq!((store.last().sequence, store.log_first()), (Sequence(1), Sequence(2)));
+}
+
+/// As many files as places can name: what has no place is refused before anything is on the disk that says otherwise, and
+/// what was acknowledged stays.
+#[test]
+fn without_a_place_for_another_segment_the_log_goes_on_in_this_one() {
+    let disk = FaultyDisk::new();
+    let mut store = open_alone(&disk);
+    append(&mut store, 1).unwrap();
+    store.contents.files().set_handle_max(0);
+    let before = segments(&disk);
+    // A tail is frozen, and the log would go on in a segment of its own.
+    store.freeze().unwrap();
+    append(&mut store, 1).unwrap();
+    // And now the segment is full.
+    let refused = loop {
+        if let Err(error) = append(&mut store, 1) {
+            break error;
+        }
+    };
+    assert!(matches!(refused, Error::TooLarge { what: "files of one store at a time", .. }), "{refused}");
+    let cut = store.truncate_after(store.applied());
+    cut.unwrap();
+    assert_eq!(segments(&disk), before);
+    let is_unfinished = |path: &PathBuf| path.to_string_lossy().ends_with(".log.tmp");
+    assert!(!disk.paths().iter().any(is_unfinished), "{:?}", disk.paths());
+    let kept = sequences(&store, 0).unwrap();
+    assert!(kept.len() >= 2 && store.durable().0 == kept.len() as u64);
+    // Once others have gone it goes on.
+    store.contents.files().set_handle_max(100);
+    append(&mut store, 1).unwrap();
+    drop(store);
+    disk.crash(Unsynced::Lost);
+    let store = open_alone(&disk);
+    assert_eq!(sequences(&store, 0).unwrap(), [kept.clone(), vec![kept.len() as u64 + 1]].concat());
+}
+
+/// The cut that has no place for its segment cuts nothing.
+#[test]
+fn without_a_place_for_another_segment_nothing_is_cut() {
+    let disk = FaultyDisk::new();
+    let mut store = open_alone(&disk);
+    append(&mut store, 1).unwrap();
+    let mut rows = RowsBuilder::new();
+    rows.put(b"uncommitted", b"value").unwrap();
+    let entries = LogEntries { epoch: 1, first: Sequence(2), log_time_ms: 0, rows: rows.finish() };
+    store.append(&entries, Sequence(0)).unwrap();
+    store.contents.files().set_handle_max(0);
+    let refused = store.truncate_after(Sequence(1)).unwrap_err();
+    assert!(matches!(refused, Error::TooLarge { .. }), "{refused}");
+    assert_eq!(sequences(&store, 0).unwrap(), [1, 2]);
+    store.contents.files().set_handle_max(1);
+    store.truncate_after(Sequence(1)).unwrap();
+    append(&mut store, 2).unwrap();
+    drop(store);
+    disk.crash(Unsynced::Lost);
+    assert_eq!(sequences(&open_alone(&disk), 0).unwrap(), [1, 2]);
+}
+
+/// An fsync that ran beside the store says nothing of a segment that came since, though that has the handle of its own.
+#[test]
+fn a_late_fsync_is_not_taken_for_that_of_another_segment() {
+    let disk = FaultyDisk::new();
+    let mut store = open_alone(&disk);
+    append(&mut store, 1).unwrap();
+    let put = |store: &mut ReplicatedStore| {
+        let mut rows = RowsBuilder::new();
+        rows.put(b"key", b"value").unwrap();
+        let first = store.last().sequence.next();
+        let entries = LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() };
+        store.append(&entries, Sequence(0)).unwrap();
+    };
+    store.roll(0).unwrap();
+    put(&mut store);
+    put(&mut store);
+    let ticket = store.begin_sync().unwrap();
+    let handle = store.active.handle;
+    // Twice: the first segment behind the cut takes the next free handle, the second one that of the ticket's segment.
+    store.truncate_after(Sequence(1)).unwrap();
+    put(&mut store);
+    store.sync().unwrap();
+    store.roll(0).unwrap();
+    assert_eq!(store.active.handle, handle);
+    put(&mut store);
+    assert_eq!((store.last().sequence, store.durable()), (Sequence(3), Sequence(2)));
+    let synced = ticket.run();
+    store.finish_sync(&ticket, synced);
+    assert_eq!(store.durable(), Sequence(2), "nobody has made it durable");
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::options::CONTROL_HEADROOM_BYTES;
 use crate::position::Sequence;
 use crate::recovery::Walk;
-use crate::segment::{Chain, SEGMENT_START, Segment, UnfinishedSegment};
+use crate::segment::{Chain, NamelessSegment, SEGMENT_START, Segment, UnfinishedSegment};
 
 impl ReplicatedStore {
     /// Cuts every entry after `last_kept`, durably. Nothing to cut is no error. A crash in between leaves the old
@@ -31,7 +31,7 @@ impl ReplicatedStore {
     /// # Errors
     /// [`Error::Misplaced`] below what is applied or known to be committed, or was applied before the store was opened, as
     /// far as its saved index knows; [`Error::DiskFull`], if the log itself has no
-    /// room left either: nothing was cut;
+    /// room left either, and [`Error::TooLarge`], if the store has more files than places can tell apart: nothing was cut;
     /// [`Error::Io`], [`Error::Poisoned`].
     pub fn truncate_after(&mut self, last_kept: Sequence) -> Result<()> {
         self.writable()?;
@@ -47,7 +47,9 @@ impl ReplicatedStore {
         // The kept entries must be durable before a segment says that they are.
         self.sync()?;
         let start = self.chain_after(last_kept)?;
-        let made = self.make_successor(start);
+        let made = self
+            .make_successor(start)
+            .and_then(|successor| successor.take_in(&self.contents, &self.memory, self.segment_capacity()));
         let successor = self.poisoning(made)?;
         // First in memory: should cutting end half-way, nothing here speaks of entries whose file is gone.
         self.forget_after(last_kept, start);
@@ -97,7 +99,7 @@ impl ReplicatedStore {
 
     /// Removes the segments behind the cut, newest first, each durably, so that there is never a gap; then the
     /// successor gets its name, in place of a segment that began at the cut. With that the cut is in force.
-    fn cut(&mut self, successor: UnfinishedSegment) -> Result<()> {
+    fn cut(&mut self, successor: NamelessSegment) -> Result<()> {
         let first = successor.first();
         while self.active.first() > first {
             let Some(mut older) = self.sealed.pop() else { break };
@@ -108,8 +110,7 @@ impl ReplicatedStore {
             let removed = std::mem::replace(&mut self.active, older);
             self.contents.files().remove(removed.handle);
         }
-        let segment =
-            successor.publish(&self.contents, &self.memory, self.segment_capacity()).map_err(past_return)?;
+        let segment = successor.publish(&self.contents).map_err(past_return)?;
         if self.active.first() < first {
             self.seal(segment.start)?;
         }
