@@ -26,8 +26,11 @@ test: setup ## Install what is missing, then run every test, a small acceptance 
 	$(CARGO) build --workspace --locked --quiet
 	scripts/acceptance.py --paddock target/debug/paddock
 	scripts/faults.py --paddock target/debug/paddock
-	$(CARGO) build --package paddock-client --example handover_load --locked --quiet
+	$(CARGO) build --package paddock-client --example steady_load --locked --quiet
+	$(CARGO) build --package paddock-client --example chaos_load --locked --quiet
 	scripts/handover.py --paddock target/debug/paddock --transfers 6 --settle-seconds 0.3
+	scripts/failover.py --paddock target/debug/paddock --kills 2 --hangs 1
+	scripts/chaos.py --paddock target/debug/paddock --seconds 60 --network auto --zookeepers 3
 
 .PHONY: verify
 verify: ## Check format, lints, docs and .proto files; changes no source
@@ -68,7 +71,7 @@ acceptance: setup ## Load the whole package index into a real cluster, kill a le
 	scripts/acceptance.py --all --paddock target/release/paddock
 
 .PHONY: chaos
-chaos: setup ## Kill and freeze a real cluster at random for a while, and judge every read (other flags: ARGS="--seconds 600")
+chaos: setup ## Kill and freeze a real cluster at random for a while, and judge every read (other flags: ARGS="--seconds 600 --network --zookeepers 3")
 	$(CARGO) build --package paddock --locked
 	$(CARGO) build --package paddock-client --example chaos_load --locked
 	scripts/chaos.py --paddock target/debug/paddock $(ARGS)
@@ -80,8 +83,13 @@ sim: ## Simulate clusters under faults, one for each seed (SEEDS=2000 FIRST=0; S
 
 .PHONY: handover
 handover: setup build ## Restart every server and hand over under load, and measure the pauses (flags: ARGS="--rounds 3 --transfers 500")
-	$(CARGO) build --package paddock-client --example handover_load --locked --profile $(PROFILE)
-	scripts/handover.py --paddock $(TARGET_DIR)/paddock --load $(TARGET_DIR)/examples/handover_load $(ARGS)
+	$(CARGO) build --package paddock-client --example steady_load --locked --profile $(PROFILE)
+	scripts/handover.py --paddock $(TARGET_DIR)/paddock --load $(TARGET_DIR)/examples/steady_load $(ARGS)
+
+.PHONY: failover
+failover: setup build ## Kill, hang and cut off leaders under load, and measure the pauses (flags: ARGS="--kills 100 --hangs 30 --cuts 30")
+	$(CARGO) build --package paddock-client --example steady_load --locked --profile $(PROFILE)
+	scripts/failover.py --paddock $(TARGET_DIR)/paddock --load $(TARGET_DIR)/examples/steady_load $(ARGS)
 
 .PHONY: sim-rules
 sim-rules: ## Break each rule of the replication protocol, and see the simulation notice

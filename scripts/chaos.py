@@ -4,6 +4,8 @@ not lose, double or roll back anything that it acknowledged.
 
   scripts/chaos.py                          one minute, with a seed of its own
   scripts/chaos.py --seed 7 --seconds 300   these faults again, in this order, for longer
+  scripts/chaos.py --network                every process in a network namespace of its own, and faults of the network too
+  scripts/chaos.py --zookeepers 3           an ensemble of ZooKeeper, of which one server at a time is hurt
 
 The load, client/examples/chaos_load.rs, knows what every read may show. The seed decides on the faults, their victims
 and their times; what they hit is up to the machine, so that a failure may take a few runs to show again. It prints the
@@ -21,10 +23,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
-from cluster import ROOT, Cluster, ClusterError, default_binary, wait_until
+import network
+from cluster import Cluster, ClusterError, default_binary, end_on_sigterm, wait_until
+from load import Failed, Load, example, no_panics, stopped
 
 WRITERS = 8
 READERS = 4
@@ -39,56 +42,12 @@ GAP_SECONDS = (0.3, 2.5)
 """Between two faults. They may overlap."""
 
 
-class Failed(Exception):
-    """The cluster did something that it must never do."""
-
-
-class Load:
-    """The process that writes, reads and judges."""
-
-    def __init__(self, binary, cluster, seed, work):
-        self.log = work / "load.log"
-        self.output = []
-        with open(self.log, "wb") as errors:
-            self.child = subprocess.Popen(
-                [binary, cluster.endpoint, str(seed), str(WRITERS), str(READERS)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-            )
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
-
-    def read(self):
-        for line in self.child.stdout:
-            self.output.append(line.strip())
-            if line.startswith("VIOLATION"):
-                print(f"     {line.strip()}", flush=True)
-
-    def is_ready(self):
-        self.check()
-        return "READY" in self.output
-
-    def check(self):
-        if self.child.poll() is not None:
-            raise Failed(f"the load ended with {self.child.returncode}: {self.log.read_text(errors='replace')}")
-
-    def finish(self):
-        """Lets it read everything back; returns its figures."""
-        self.child.stdin.close()
-        self.child.wait(VERIFY_SECONDS)
-        self.reader.join()
-        violations = [line for line in self.output if line.startswith("VIOLATION")]
-        if violations:
-            raise Failed(f"{len(violations)} violations, the first: {violations[0]}")
-        if self.child.returncode != 0:
-            raise Failed(f"the load ended with {self.child.returncode}: {self.log.read_text(errors='replace')}")
-        return json.loads(self.output[-1])
-
-
 class Chaos:
     """Does things to processes, and undoes them later."""
 
-    def __init__(self, cluster, seed):
+    def __init__(self, cluster, net, seed):
         self.cluster = cluster
+        self.net = net
         self.random = random.Random(seed)
         self.began = time.monotonic()
         self.hurt = set()
@@ -97,8 +56,12 @@ class Chaos:
         self.faults = [
             (5, self.kill_leader), (4, self.kill_any), (5, self.freeze_leader), (4, self.freeze_any),
             (2, self.freeze_zookeeper), (2, self.kill_zookeeper), (2, self.freeze_router), (1, self.kill_router),
-            (1, self.kill_all), (5, self.transfer),
+            (1, self.kill_all), (5, self.transfer), (2, self.wipe),
         ]
+        if net:
+            self.faults += [
+                (5, self.cut_leader), (3, self.cut_any), (4, self.part_two), (2, self.cut_zookeeper), (1, self.cut_router),
+            ]
 
     def say(self, what):
         print(f"{time.monotonic() - self.began:7.2f} s  {what}", flush=True)
@@ -145,6 +108,46 @@ class Chaos:
         process.signal(signal.SIGSTOP)
         self.later(seconds, process, lambda: process.signal(signal.SIGCONT))
 
+    def cut(self, process, seconds, directions=("incoming", "outgoing"), peer=None):
+        """Nothing comes in, or goes out, or neither; only of one other process, or of all."""
+        if process.name in self.hurt:
+            return
+        self.count["cut"] += 1
+        which = " and ".join(directions)
+        whose = f" between it and {peer.name}" if peer else ""
+        self.say(f"cut {process.name} off for {seconds:.2f} s: {which} packets{whose}")
+        self.net.cut(process.name, directions, peer.name if peer else None)
+        self.later(seconds, process, lambda: self.net.heal(process.name))
+
+    def some_directions(self):
+        return self.random.choice([("incoming", "outgoing"), ("incoming",), ("outgoing",)])
+
+    def cut_leader(self):
+        self.cut(self.leader(), self.random.uniform(0.1, 5), self.some_directions())
+
+    def cut_any(self):
+        # The longer ones outlast its session with ZooKeeper.
+        seconds = self.random.choice([self.random.uniform(0.1, 5), 9])
+        self.cut(self.random.choice(self.cluster.nodes), seconds, self.some_directions())
+
+    def part_two(self):
+        """Two servers hear nothing of each other, or one nothing of the other; both reach everybody else."""
+        one, other = self.random.sample(self.cluster.nodes, 2)
+        self.cut(one, self.random.uniform(0.1, 8), self.some_directions(), other)
+
+    def cut_zookeeper(self):
+        """ZooKeeper from one server, or from all."""
+        peer = self.random.choice([None, *self.cluster.nodes])
+        self.cut(self.one_zookeeper(), self.random.uniform(0.1, 8), self.some_directions(), peer)
+
+    def cut_router(self):
+        self.cut(self.cluster.router, self.random.uniform(0.1, 3), self.some_directions())
+
+    def one_zookeeper(self):
+        """A random server of ZooKeeper. Where it is an ensemble, one at a time is hurt: it is there to outlive that."""
+        hurt = [server for server in self.cluster.zookeepers if server.name in self.hurt]
+        return hurt[0] if hurt else self.random.choice(self.cluster.zookeepers)
+
     def leader(self):
         """The process that leads a random partition; any server, where nobody knows."""
         number = self.random.randrange(2)
@@ -173,10 +176,10 @@ class Chaos:
         self.freeze(self.random.choice(self.cluster.nodes), self.random.choice([self.random.uniform(0.1, 5), 9]))
 
     def freeze_zookeeper(self):
-        self.freeze(self.cluster.zookeeper, self.random.choice([self.random.uniform(0.1, 5), 10]))
+        self.freeze(self.one_zookeeper(), self.random.choice([self.random.uniform(0.1, 5), 10]))
 
     def kill_zookeeper(self):
-        self.kill(self.cluster.zookeeper, self.random.choice([0, self.random.uniform(0, 4), 10]))
+        self.kill(self.one_zookeeper(), self.random.choice([0, self.random.uniform(0, 4), 10]))
 
     def freeze_router(self):
         self.freeze(self.cluster.router, self.random.uniform(0.1, 3))
@@ -193,6 +196,35 @@ class Chaos:
             self.say(f"transfer {number}: exit code {result.returncode}")
         except subprocess.TimeoutExpired:
             self.say(f"transfer {number}: no answer")
+
+    def wipe(self):
+        """Kills a server and takes its disk away, as soon as others lead what it led: they hold all that was acknowledged.
+
+        Only when all is well: with two copies of each row, nothing may be wrong with the other one.
+        """
+        if self.hurt or not self.cluster.healthy():
+            return
+        process = self.random.choice(self.cluster.nodes)
+        before = self.cluster.json("partitions")["partitions"]
+        led = [
+            (number, partition["epoch"]) for number, partition in enumerate(before)
+            if self.cluster.node_process(partition["leader_node_id"]) is process
+        ]
+        self.count["wipe"] += 1
+        self.say(f"kill -9 {process.name}, and remove its partitions' files")
+        process.kill()
+
+        def others_lead():
+            found = self.cluster.json("partitions", check=False)
+            return found and all(
+                found["partitions"][number]["epoch"] > epoch
+                and found["partitions"][number]["leader_node_id"] not in ("", before[number]["leader_node_id"])
+                for number, epoch in led
+            )
+
+        wait_until(f"others lead what {process.name} led", others_lead, HEALTHY_SECONDS)
+        shutil.rmtree(process.directory / "data" / "partitions")
+        process.start()
 
     def kill_all(self):
         seconds = self.random.uniform(0, 2)
@@ -215,41 +247,50 @@ def replicas_agree(cluster):
     return True
 
 
-def no_panics(cluster):
-    for process in cluster.processes():
-        text = process.log.read_text(errors="replace")
-        if "panicked" in text:
-            raise Failed(f"{process.name} panicked: {process.log}")
+def judged(load):
+    """Lets the load read everything back; returns its figures. Fails if anything was not as it must be."""
+    figures, code = load.end(VERIFY_SECONDS)
+    violations = [line for line in load.output if line.startswith(load.WRONG)]
+    if violations:
+        raise Failed(f"{len(violations)} violations, the first: {violations[0]}")
+    if code != 0:
+        raise Failed(f"the load ended with {code}: {load.log.read_text(errors='replace')}")
+    return figures
 
 
 def episode(work, arguments, seed):
     """One cluster, from its start through all its faults to its end. Returns the figures."""
-    cluster = Cluster(work / "cluster", arguments.paddock or default_binary())
+    net = network.Network() if arguments.network != "no" else None
+    cluster = Cluster(
+        work / "cluster", arguments.paddock or default_binary(), hosts=net, zookeepers=arguments.zookeepers
+    )
     load = None
     chaos = None
     try:
         cluster.start()
-        load = Load(arguments.load, cluster, seed, work)
+        load = Load(arguments.load, work, cluster.endpoint, seed, WRITERS, READERS)
         wait_until("the load begins", load.is_ready)
-        chaos = Chaos(cluster, seed)
+        chaos = Chaos(cluster, net, seed)
         chaos.run(arguments.seconds, load)
         healed = time.monotonic()
         wait_until("the cluster is healthy after the last fault", cluster.healthy, HEALTHY_SECONDS)
         chaos.say(f"healthy {time.monotonic() - healed:.1f} s after the last fault")
-        figures = load.finish()
+        figures = judged(load)
         wait_until("the replicas agree", lambda: replicas_agree(cluster), HEALTHY_SECONDS)
         no_panics(cluster)
-        stubborn = cluster.stop()
-        if stubborn:
-            raise Failed(f"had to be killed in the end: {', '.join(stubborn)}")
+        stopped(cluster)
         return figures | {"faults": dict(chaos.count)}
     finally:
-        if load is not None and load.child.poll() is None:
-            load.child.kill()
+        if load is not None:
+            load.kill()
         for process in cluster.processes():
             if process.child is not None and process.child.poll() is None:
                 process.signal(signal.SIGCONT)
+                if net:
+                    net.heal(process.name)
         cluster.stop()
+        if net:
+            net.close()
 
 
 def main():
@@ -257,19 +298,32 @@ def main():
     parser.add_argument("--seed", type=int, help="decides on the faults (a random one)")
     parser.add_argument("--seconds", type=float, default=60, help="how long one run does harm (60)")
     parser.add_argument("--runs", type=int, default=1, help="how many runs, each with the next seed (1)")
+    parser.add_argument("--network", choices=["no", "yes", "auto"], nargs="?", const="yes", default="no",
+                        help="faults of the network too; needs root, or the right to make namespaces (auto: where there is it)")
+    parser.add_argument("--zookeepers", type=int, default=1, choices=[1, 3], help="how many servers of ZooKeeper (1)")
     parser.add_argument("--paddock", help="the command to test (the newest in target/)")
-    parser.add_argument("--load", default=ROOT / "target" / "debug" / "examples" / "chaos_load",
+    parser.add_argument("--load", default=example("chaos_load"),
                         help="cargo build -p paddock-client --example chaos_load")
     arguments = parser.parse_args()
+    end_on_sigterm()
+    if arguments.network != "no":
+        try:
+            network.enter()
+        except network.NetworkError as error:
+            if arguments.network == "yes":
+                sys.exit(f"chaos.py: {error}")
+            print(f"no faults of the network: {error}", flush=True)
+            arguments.network = "no"
     first = arguments.seed if arguments.seed is not None else random.randrange(1_000_000)
     failed = 0
     for seed in range(first, first + arguments.runs):
-        print(f"seed {seed}: scripts/chaos.py --seed {seed} --seconds {arguments.seconds:g}", flush=True)
+        flags = f" --network {arguments.network} --zookeepers {arguments.zookeepers}"
+        print(f"seed {seed}: scripts/chaos.py --seed {seed} --seconds {arguments.seconds:g}{flags}", flush=True)
         work = pathlib.Path(tempfile.mkdtemp(prefix="paddock-chaos-"))
         try:
             print(f"ok   seed {seed}: {json.dumps(episode(work, arguments, seed))}", flush=True)
             shutil.rmtree(work)
-        except (Failed, ClusterError, OSError, subprocess.SubprocessError) as error:
+        except (Failed, ClusterError, network.NetworkError, OSError, subprocess.SubprocessError) as error:
             failed += 1
             print(f"FAIL seed {seed}: {error}\n     logs: {work}", flush=True)
     print(f"{arguments.runs - failed} passed, {failed} failed")

@@ -20,6 +20,8 @@ import subprocess
 import sys
 import time
 
+from network import Loopback
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PARTITION_SERVERS = 4
 PARTITIONS = 2
@@ -51,7 +53,7 @@ def wait_until(what, condition, seconds=START_SECONDS, every=POLL_SECONDS):
 
 
 def free_ports(count):
-    """Ports that are free now. They are held together, so that no two are the same."""
+    """Ports that are free now on this machine's own address. They are held together, so that no two are the same."""
     held = []
     for _ in range(count):
         listener = socket.socket()
@@ -61,6 +63,20 @@ def free_ports(count):
     for listener in held:
         listener.close()
     return ports
+
+
+def zookeeper_mode(address):
+    """What a server of ZooKeeper says that it is (standalone, leader, follower); None if it does not serve."""
+    try:
+        with socket.create_connection(address, timeout=1) as connection:
+            connection.sendall(b"srvr")
+            answer = b""
+            while part := connection.recv(4096):
+                answer += part
+    except OSError:
+        return None
+    modes = [line.split(b":")[1].strip() for line in answer.splitlines() if line.startswith(b"Mode:")]
+    return modes[0].decode() if modes else None
 
 
 def end_on_sigterm():
@@ -148,51 +164,92 @@ class Process:
 class Cluster:
     """ZooKeeper, the partition servers and the router."""
 
-    def __init__(self, directory, paddock, base_port=None):
+    def __init__(self, directory, paddock, base_port=None, hosts=None, zookeepers=1):
+        """`hosts` says where processes live (network.py). Of ZooKeeper there may be several servers: an ensemble."""
         self.directory = pathlib.Path(directory).resolve()
         self.paddock = str(pathlib.Path(paddock).resolve())
+        self.hosts = hosts or Loopback()
         if base_port is None:
-            ports = free_ports(3 + PARTITION_SERVERS)
+            # Each server of an ensemble talks to the others on two ports more.
+            ports = free_ports(2 + PARTITION_SERVERS + 3 * zookeepers)
         else:
             nodes = [base_port + 11 + number for number in range(PARTITION_SERVERS)]
-            ports = [base_port, base_port + 80, base_port + 90, *nodes]
-        self.grpc_port, self.http_port, self.zookeeper_port, *self.node_ports = ports
-        self.endpoint = f"http://127.0.0.1:{self.grpc_port}"
+            ports = [base_port, base_port + 80, *nodes, base_port + 90, 0, 0]
+        self.grpc_port, self.http_port, *ports = ports
+        self.node_ports, ports = ports[:PARTITION_SERVERS], ports[PARTITION_SERVERS:]
+        self.zookeeper_ports = [ports[number:number + 3] for number in range(0, 3 * zookeepers, 3)]
+        self.endpoint = f"http://{self.hosts.address('router')}:{self.grpc_port}"
         # Whatever the caller's environment says must not change what we start.
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PADDOCK_")}
         self.environment = clean | {"NO_COLOR": "1", "PADDOCK_ENDPOINT": self.endpoint}
-        zookeeper = self.directory / "zookeeper" / "data"
-        self.zookeeper = self.process("zookeeper", [ROOT / "scripts" / "zookeeper", zookeeper, self.zookeeper_port])
+        self.zookeepers = [self.zookeeper_server(number) for number in range(zookeepers)]
         self.nodes = [self.partition_server(number) for number in range(PARTITION_SERVERS)]
+        router = self.hosts.address("router")
         self.router = self.process("router", [
             self.paddock, "router", *self.coordination(),
-            "--grpc", f"127.0.0.1:{self.grpc_port}", "--http", f"127.0.0.1:{self.http_port}",
+            "--grpc", f"{router}:{self.grpc_port}", "--http", f"{router}:{self.http_port}",
         ])
 
+    @property
+    def zookeeper(self):
+        """The only server of ZooKeeper, or the first of an ensemble."""
+        return self.zookeepers[0]
+
+    @property
+    def zookeeper_port(self):
+        """Where it serves clients."""
+        return self.zookeeper_ports[0][0]
+
     def process(self, name, command):
-        return Process(self.directory, name, command, self.environment)
+        return Process(self.directory, name, self.hosts.command(name, command), self.environment)
+
+    def zookeeper_names(self):
+        """Of each server."""
+        count = len(self.zookeeper_ports)
+        return ["zookeeper"] if count == 1 else [f"zookeeper-{number}" for number in range(count)]
+
+    def zookeeper_addresses(self):
+        """Host and port of each server, for clients."""
+        return [
+            (self.hosts.address(name), ports[0])
+            for name, ports in zip(self.zookeeper_names(), self.zookeeper_ports)
+        ]
 
     def coordination(self):
-        return ["--zookeeper", f"127.0.0.1:{self.zookeeper_port}", "--cluster", "local"]
+        servers = ",".join(f"{host}:{port}" for host, port in self.zookeeper_addresses())
+        return ["--zookeeper", servers, "--cluster", "local"]
+
+    def zookeeper_server(self, number):
+        name = self.zookeeper_names()[number]
+        command = [ROOT / "scripts" / "zookeeper", self.directory / name / "data", self.zookeeper_ports[number][0],
+                   self.hosts.address(name)]
+        if len(self.zookeeper_ports) > 1:
+            command += [number + 1] + [
+                f"{self.hosts.address(other)}:{peer}:{election}"
+                for other, (_, peer, election) in zip(self.zookeeper_names(), self.zookeeper_ports)
+            ]
+        return self.process(name, command)
 
     def partition_server(self, number):
         name = f"partition-{number}"
         return self.process(name, [
             self.paddock, "partition", *self.coordination(),
-            "--grpc", f"127.0.0.1:{self.node_ports[number]}", "--data", self.directory / name / "data",
+            "--grpc", f"{self.hosts.address(name)}:{self.node_ports[number]}",
+            "--data", self.directory / name / "data",
             "--partitions", PARTITIONS, "--replication-factor", REPLICAS, "--initial-nodes", PARTITION_SERVERS,
         ])
 
     def processes(self):
         """All, in the order in which they start."""
-        return [self.zookeeper, *self.nodes, self.router]
+        return [*self.zookeepers, *self.nodes, self.router]
 
     def start(self):
         """Starts everything and waits until every partition has its leader and all replicas in sync."""
         running = [process.name for process in self.processes() if process.running_pid()]
         if running:
             raise ClusterError(f"already running in {self.directory}: {', '.join(running)} (stop it: cluster.py down)")
-        self.zookeeper.start()
+        for zookeeper in self.zookeepers:
+            zookeeper.start()
         wait_until("ZooKeeper serves", self.zookeeper_serves)
         for process in [*self.nodes, self.router]:
             process.start()
@@ -203,16 +260,10 @@ class Cluster:
         return [process.name for process in reversed(self.processes()) if not process.stop()]
 
     def zookeeper_serves(self):
-        self.zookeeper.check()
-        try:
-            with socket.create_connection(("127.0.0.1", self.zookeeper_port), timeout=1) as connection:
-                connection.sendall(b"srvr")
-                answer = b""
-                while part := connection.recv(4096):
-                    answer += part
-            return b"Mode:" in answer
-        except OSError:
-            return False
+        """Whether all of its servers do."""
+        for zookeeper in self.zookeepers:
+            zookeeper.check()
+        return all(zookeeper_mode(address) for address in self.zookeeper_addresses())
 
     def healthy(self):
         """The cluster's status if all is well, else None."""

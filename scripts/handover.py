@@ -5,7 +5,7 @@
   scripts/handover.py --rounds 5 --transfers 1000       more of both
 
 A rolling restart ends each partition server in turn with SIGTERM, starts it again, and waits until the cluster is healthy.
-A transfer is `paddock transfer`. The load, client/examples/handover_load.rs, retries nothing, and measures the longest time
+A transfer is `paddock transfer`. The load, client/examples/steady_load.rs, retries nothing, and measures the longest time
 between two acknowledged writes of each partition: that is what is printed as the pause.
 """
 
@@ -16,73 +16,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
-from cluster import PARTITIONS, ROOT, Cluster, ClusterError, default_binary, end_on_sigterm, wait_until
-
-WRITERS = 3
-READERS = 2
-"""For each partition."""
+from cluster import PARTITIONS, Cluster, ClusterError, default_binary, end_on_sigterm, wait_until
+from load import Failed, SteadyLoad, example, no_panics, stopped, summary
 
 REFUSED_RETRY_SECONDS = 10
 """A transfer that is refused, since no replica can take over yet, is tried again for so long."""
-
-ANSWER_SECONDS = 20
-"""How long the load may take to answer."""
-
-
-class Failed(Exception):
-    """A request failed, or something did not happen."""
-
-
-class Load:
-    """The process that reads, writes and measures."""
-
-    def __init__(self, binary, endpoint, work):
-        self.log = work / "load.log"
-        self.output = []
-        self.answers = 0
-        with open(self.log, "wb") as errors:
-            self.child = subprocess.Popen(
-                [binary, endpoint, str(WRITERS), str(READERS)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-            )
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
-
-    def read(self):
-        for line in self.child.stdout:
-            self.output.append(line.strip())
-            if line.startswith("FAILURE"):
-                print(f"     {line.strip()}", flush=True)
-
-    def is_ready(self):
-        if self.child.poll() is not None:
-            raise Failed(f"the load ended with {self.child.returncode}: {self.log.read_text(errors='replace')}")
-        return "READY" in self.output
-
-    def figures(self):
-        """What was done so far, and the pauses since the last time that this was asked."""
-        seen = len(self.output)
-        self.child.stdin.write("\n")
-        self.child.stdin.flush()
-        found = wait_until("the load answers", lambda: self.answer(seen), ANSWER_SECONDS, every=0.002)
-        return json.loads(found)
-
-    def answer(self, seen):
-        self.is_ready()
-        return next((line for line in self.output[seen:] if line.startswith("{")), None)
-
-    def finish(self):
-        self.child.stdin.close()
-        self.child.wait(ANSWER_SECONDS)
-        self.reader.join()
-        figures = json.loads(self.output[-1])
-        if figures["failed"] or figures["stale"]:
-            raise Failed(f"{figures['failed']} requests failed, {figures['stale']} reads were stale")
-        return figures
-
 
 def rolling_restart(cluster, load):
     """Restarts every partition server, one after the other. Returns the longest pause of each."""
@@ -135,19 +75,12 @@ def transfers(cluster, load, count):
     return seen, measured
 
 
-def summary(values):
-    """The figures of a list, in milliseconds."""
-    values = sorted(values)
-    at = lambda share: values[min(len(values) - 1, int(share * len(values)))]
-    return {"count": len(values), "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": values[-1]}
-
-
 def run(work, arguments):
     cluster = Cluster(work / "cluster", arguments.paddock or default_binary())
     load = None
     try:
         cluster.start()
-        load = Load(arguments.load, cluster.endpoint, work)
+        load = SteadyLoad(arguments.load, cluster.endpoint, work)
         wait_until("the load begins", load.is_ready)
         time.sleep(arguments.settle_seconds)
         result = {}
@@ -161,18 +94,16 @@ def run(work, arguments):
             seen, measured = transfers(cluster, load, arguments.transfers)
             result["transfer, longest gap between acknowledged writes, ms"] = summary(seen)
             result["transfer, as the former leader measured it, ms"] = summary(measured)
-        figures = load.finish()
+        figures, _ = load.end()
+        if figures["failed"] or figures["stale"]:
+            raise Failed(f"{figures['failed']} requests failed, {figures['stale']} reads were stale")
         result["requests"] = {name: figures[name] for name in ("writes", "reads", "failed", "stale")}
-        for process in cluster.processes():
-            if "panicked" in process.log.read_text(errors="replace"):
-                raise Failed(f"{process.name} panicked: {process.log}")
-        stubborn = cluster.stop()
-        if stubborn:
-            raise Failed(f"had to be killed in the end: {', '.join(stubborn)}")
+        no_panics(cluster)
+        stopped(cluster)
         return result
     finally:
-        if load is not None and load.child.poll() is None:
-            load.child.kill()
+        if load is not None:
+            load.kill()
         cluster.stop()
 
 
@@ -182,8 +113,8 @@ def main():
     parser.add_argument("--transfers", type=int, default=100, help="how many transfers (100)")
     parser.add_argument("--settle-seconds", type=float, default=1.0, help="load before and between (1)")
     parser.add_argument("--paddock", help="the command to test (the newest in target/)")
-    parser.add_argument("--load", default=ROOT / "target" / "debug" / "examples" / "handover_load",
-                        help="cargo build -p paddock-client --example handover_load")
+    parser.add_argument("--load", default=example("steady_load"),
+                        help="cargo build -p paddock-client --example steady_load")
     arguments = parser.parse_args()
     end_on_sigterm()
     began = time.monotonic()

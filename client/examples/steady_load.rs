@@ -1,11 +1,11 @@
-//! A steady load that counts every failure and measures every pause, for scripts/handover.py:
-//! `handover_load ENDPOINT WRITERS READERS`, so many for each partition.
+//! A steady load that counts every failure and measures every pause, for scripts/handover.py and scripts/failover.py:
+//! `steady_load ENDPOINT WRITERS READERS`, so many for each partition.
 //!
 //! Each writer puts one key again and again, its values counting up; readers read these keys strongly, and none may show
 //! less than was acknowledged before the read began. Nothing is retried by the client, so that what it would hide counts.
 //!
 //! It says `READY`. For each line on its standard input it prints one line of JSON: what was done in all, what failed, and the
-//! longest time between two acknowledged writes of each partition since the line before. When the input ends, so does it,
+//! acknowledged writes of each partition, and the longest time between two of them since the line before. When the input ends, so does it,
 //! with exit code 1 if anything failed.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
@@ -32,6 +32,7 @@ struct Partition {
     /// When its last write was acknowledged.
     last: Mutex<Instant>,
     gap_us_max: AtomicU64,
+    writes: AtomicU64,
 }
 
 /// One key, which one writer writes.
@@ -45,7 +46,6 @@ struct Shared {
     client: Client,
     partitions: Vec<Partition>,
     keys: Vec<Key>,
-    writes: AtomicU64,
     reads: AtomicU64,
     failed: AtomicU64,
     stale: AtomicU64,
@@ -66,6 +66,7 @@ impl Shared {
         let gap = std::mem::replace(&mut *partition.last.lock().unwrap(), now);
         let gap_us = now.saturating_duration_since(gap).as_micros() as u64;
         partition.gap_us_max.fetch_max(gap_us, Ordering::Relaxed);
+        partition.writes.fetch_add(1, Ordering::Relaxed);
     }
 
     fn report(&self) -> String {
@@ -73,9 +74,11 @@ impl Shared {
             format!("{:.1}", partition.gap_us_max.swap(0, Ordering::Relaxed) as f64 / 1_000.0)
         });
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let writes = self.partitions.iter().map(|partition| get(&partition.writes));
         format!(
-            "{{\"writes\":{},\"reads\":{},\"failed\":{},\"stale\":{},\"gap_ms_max\":[{}]}}",
-            get(&self.writes),
+            "{{\"writes\":{},\"writes_by_partition\":[{}],\"reads\":{},\"failed\":{},\"stale\":{},\"gap_ms_max\":[{}]}}",
+            writes.clone().sum::<u64>(),
+            writes.map(|count| count.to_string()).collect::<Vec<_>>().join(","),
             get(&self.reads),
             get(&self.failed),
             get(&self.stale),
@@ -92,7 +95,6 @@ async fn write(shared: Arc<Shared>, index: usize) {
         match shared.client.put(key.name.clone(), number.to_string()).await {
             Ok(_) => {
                 key.acknowledged.store(number, Ordering::Release);
-                shared.writes.fetch_add(1, Ordering::Relaxed);
                 shared.acknowledged(key.partition);
             }
             Err(error) => shared.fail(&shared.failed, &format!("put {}: {error}", key.name)),
@@ -130,7 +132,7 @@ async fn choose_keys(client: &Client, partitions: usize, each: usize) -> Vec<Key
     let mut keys: Vec<Key> = Vec::new();
     let mut number = 0;
     while keys.len() < partitions * each {
-        let name = format!("handover/{number}");
+        let name = format!("steady/{number}");
         number += 1;
         let located = client.locate(name.clone()).await.expect("the router answers");
         let partition = located.partition.expect("it is placed").partition_id as usize;
@@ -145,7 +147,7 @@ async fn choose_keys(client: &Client, partitions: usize, each: usize) -> Vec<Key
 async fn main() {
     let arguments = std::env::args().skip(1).collect::<Vec<_>>();
     let [endpoint, writers, readers] = &arguments[..] else {
-        eprintln!("usage: handover_load ENDPOINT WRITERS READERS");
+        eprintln!("usage: steady_load ENDPOINT WRITERS READERS");
         std::process::exit(2);
     };
     let (writers, readers): (usize, usize) = (writers.parse().unwrap(), readers.parse().unwrap());
@@ -154,12 +156,11 @@ async fn main() {
     let count = client.partitions().await.expect("the router answers").len();
     let keys = choose_keys(&client, count, writers).await;
     let began = Instant::now();
-    let partition = |_| Partition { last: Mutex::new(Instant::now()), gap_us_max: AtomicU64::new(0) };
+    let partition = |_| Partition { last: Mutex::new(Instant::now()), gap_us_max: AtomicU64::new(0), writes: AtomicU64::new(0) };
     let shared = Arc::new(Shared {
         client,
         partitions: (0..count).map(partition).collect(),
         keys,
-        writes: AtomicU64::new(0),
         reads: AtomicU64::new(0),
         failed: AtomicU64::new(0),
         stale: AtomicU64::new(0),
