@@ -24,6 +24,7 @@ const COMPLAINT_LINES_MAX: usize = 3;
 pub fn run(plan: Plan, data: &Path, results: &Path) -> Result<PathBuf> {
     fs::create_dir_all(data).with_context(|| format!("making {}", data.display()))?;
     fs::create_dir_all(results).with_context(|| format!("making {}", results.display()))?;
+    let _lock = lock(data)?;
     eprintln!("bench-engines: touching memory, measuring the disk");
     machine::touch_memory()?;
     let budget_enforced = match Budget::new(plan.budget_bytes_min()) {
@@ -46,6 +47,15 @@ pub fn run(plan: Plan, data: &Path, results: &Path) -> Result<PathBuf> {
     let file = File::create_new(&path).with_context(|| format!("making {}", path.display()))?;
     Campaign { run, data: data.to_path_buf(), file }.perform()?;
     Ok(path)
+}
+
+/// Two that work in one directory would remove each other's files. The lock is held until it is dropped.
+fn lock(data: &Path) -> Result<File> {
+    let path = data.join("LOCK");
+    let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("another bench works in {}: --data says where else", data.display()))?;
+    Ok(file)
 }
 
 struct Campaign {
