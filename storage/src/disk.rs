@@ -42,6 +42,12 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     }
     /// Gives a file a second name on the same file system; `AlreadyExists` when there is something of that name.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// How many bytes may still be written below a directory before the disk is full, for a process without privileges.
+    /// `None`: that is not known.
+    fn free_bytes(&self, directory: &Path) -> io::Result<Option<u64>> {
+        let _ = directory;
+        Ok(None)
+    }
     /// Removes a file's name.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
@@ -165,6 +171,11 @@ impl Disk for SystemDisk {
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::hard_link(from, to)
+    }
+
+    fn free_bytes(&self, directory: &Path) -> io::Result<Option<u64>> {
+        let found = rustix::fs::statvfs(directory)?;
+        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

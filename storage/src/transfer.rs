@@ -159,6 +159,27 @@ impl ReplicatedStore {
         Place::look(place, options.disk.clone())?.current()
     }
 
+    /// The value that the owner of the store at a place gave it ([`ReplicatedStore::set_metadata`]), without opening it. `None`: there
+    /// is no store, or none that was finished. Changes nothing.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// let place = directory.path().join("replica");
+    /// assert_eq!(ReplicatedStore::find_metadata(&place, &Options::new())?, None);
+    /// ReplicatedStore::open(&place, Options::new())?.set_metadata(b"mine")?;
+    /// assert_eq!(ReplicatedStore::find_metadata(&place, &Options::new())?.as_deref(), Some(&b"mine"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`ReplicatedStore::find`].
+    pub fn find_metadata(place: &Path, options: &Options) -> Result<Option<Vec<u8>>> {
+        let current = Place::look(place, options.disk.clone())?.current()?;
+        let manifest = Manifest::load(&Directory::at(&current, options.disk.clone())?)?;
+        Ok(manifest.map(|manifest| manifest.metadata))
+    }
+
     /// The same for who is about to open it, and nobody else has any of it open: what else is at the place is removed, as
     /// far as that can be: stores that were replaced, copies that were not received to their end, and outgoing ones. What is
     /// none of these stays, such as a backup that somebody has put there.

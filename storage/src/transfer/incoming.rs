@@ -69,6 +69,23 @@ impl IncomingCopy {
         Ok(copy)
     }
 
+    /// How many bytes the disk still takes, for whoever wants to leave some of it to others. `None`: that is not known.
+    ///
+    /// ```
+    /// # use paddock_storage::{IncomingCopy, Options};
+    /// # let directory = tempfile::tempdir()?;
+    /// let copy = IncomingCopy::begin(&directory.path().join("replica"), &Options::new())?;
+    /// assert!(copy.free_bytes()?.is_some_and(|bytes| bytes > 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn free_bytes(&self) -> Result<Option<u64>> {
+        let directory = self.directory()?;
+        directory.disk.free_bytes(&directory.path).map_err(Error::io(&directory.path))
+    }
+
     /// Begins the next file. Only names that a store gives are taken.
     ///
     /// ```
@@ -90,6 +107,11 @@ impl IncomingCopy {
             return Err(Error::corrupt(&directory.path, 0, format!("{name:?} is no file of a store's copy")));
         }
         let file = directory.disk.create(&path).map_err(Error::space(&path))?;
+        // Its room is taken now: whoever looks for room of his own meanwhile sees what there will be. And the fsyncs of others need
+        // not wait, in the file system's journal, for places to be found for what is written here.
+        if length_bytes > 0 {
+            file.allocate(0, length_bytes).map_err(Error::space(&path))?;
+        }
         self.file = Some(IncomingFile { path, file, length: length_bytes, written: 0, unsynced: 0 });
         Ok(())
     }

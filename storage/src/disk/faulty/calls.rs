@@ -145,6 +145,11 @@ impl Disk for FaultyDisk {
         Ok(())
     }
 
+    fn free_bytes(&self, _: &Path) -> io::Result<Option<u64>> {
+        let state = self.state.lock();
+        Ok(state.capacity_bytes.map(|capacity| capacity.saturating_sub(state.used_bytes())))
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.call()?;
         self.state.lock().files.remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
