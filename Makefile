@@ -91,6 +91,13 @@ failover: setup build ## Kill, hang and cut off leaders under load, and measure 
 	$(CARGO) build --package paddock-client --example steady_load --locked --profile $(PROFILE)
 	scripts/failover.py --paddock $(TARGET_DIR)/paddock --load $(TARGET_DIR)/examples/steady_load $(ARGS)
 
+.PHONY: rebuild
+rebuild: ## Rebuild a lost replica beside a writer, and print how fast that was and what the writer saw (MIB=1024 ROUNDS=3 RATE=256)
+	PADDOCK_REBUILD_MIB=$(or $(MIB),1024) PADDOCK_REBUILD_ROUNDS=$(or $(ROUNDS),3) \
+		$(if $(RATE),PADDOCK_REBUILD_MIB_PER_SECOND=$(RATE)) \
+		$(CARGO) test --package paddock-partition --release --locked --test cluster -- \
+		--ignored --nocapture --exact catch_up::measure_a_rebuild_under_load
+
 .PHONY: sim-rules
 sim-rules: ## Break each rule of the replication protocol, and see the simulation notice
 	$(CARGO) test --package paddock-sim --features mutations --test mutations --profile sim --locked -- --include-ignored --nocapture

@@ -232,6 +232,10 @@ pub(crate) struct Partition {
     /// 0: for ever
     #[arg(long, env = "PADDOCK_REPLACE_AFTER_SECONDS", value_name = "N", default_value_t = 600)]
     pub(crate) replace_after_seconds: u64,
+    /// For how long to keep files of replicas that are on other nodes by now; 0: for ever. Then they go, once the partition has
+    /// had another leader and all its replicas are in sync
+    #[arg(long, env = "PADDOCK_REMOVE_DEPARTED_AFTER_MINUTES", value_name = "N", default_value_t = 1_440)]
+    pub(crate) remove_departed_after_minutes: u64,
     /// How many MiB of its log each replica keeps beyond what is not in runs yet; a follower that lacks more is sent a
     /// snapshot of the whole replica
     #[arg(
@@ -250,6 +254,15 @@ pub(crate) struct Partition {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub(crate) snapshot_mib_per_second: u64,
+    /// How many MiB to keep free on the disk while a snapshot is received, for the writes of the other replicas; one that does
+    /// not fit beside them waits
+    #[arg(
+        long,
+        env = "PADDOCK_SNAPSHOT_RESERVE_MIB",
+        value_name = "MIB",
+        default_value_t = paddock_partition::snapshot::RESERVE_BYTES >> 20
+    )]
+    pub(crate) snapshot_reserve_mib: u64,
     #[command(flatten)]
     pub(crate) log: LogFlags,
 }

@@ -1,7 +1,9 @@
 //! The replicas of one node: started and stopped as the cluster's map assigns them, and found by those who
-//! bring operations and messages.
+//! bring operations and messages. What takes time with one partition holds up none of the others: see `lanes`.
 
 pub mod anywhere;
+mod departed;
+mod lanes;
 mod leaving;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,20 +29,17 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 use ulid::Ulid;
 
+use self::lanes::{Lanes, Want};
 use crate::assignment::{Addresses, addresses};
-use crate::clock::Clock;
-use crate::configuration::ConfigurationClient;
-use crate::inbox::{Delivery, Inbox, inbox};
+use crate::inbox::{Delivery, Inbox};
 use crate::metrics::{Metrics, ReplicaMetrics};
 use crate::node::NodeDirectory;
-use crate::opening::{Faces, Identity, open_store};
 use crate::operation::{Answer, Arrival, Budget, Failure, Operation, Replies};
 use crate::peer::PeerNetwork;
 use crate::replica::config::WINDOW_BYTES_MAX;
 use crate::replica::{Event, Message, ObservedState};
 use crate::reply::{Reply, ReplySender};
-use crate::runtime::OwnerLoop;
-use crate::snapshot::{CatchUp, CatchUpNode, CatchUpOptions, NetworkCourier, Outgoing, Served};
+use crate::snapshot::{CatchUp, CatchUpNode, CatchUpOptions, Outgoing};
 use crate::status::{ReplicaStatus, StatusCell};
 
 /// The most bytes of operations under way in one replica.
@@ -54,9 +53,6 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 const PLACEMENT_RETRY: Duration = Duration::from_secs(1);
 /// How long a graceful stop waits for operations under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How long a stopped replica waits for what snapshots still have to do on its disk.
-const TASKS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a node must stop.
 #[derive(Debug, thiserror::Error)]
@@ -128,9 +124,32 @@ struct Hosted {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+impl Hosted {
+    /// Tells the replica the state of its partition, unless it was told of that one last.
+    fn tell(&self, found: &Partition) {
+        let mut told = self.told.lock();
+        let identity = Some((found.version, found.state.nonce));
+        if *told != identity {
+            *told = identity;
+            self.state.store(Arc::new(found.state.clone()));
+            let state = ObservedState { version: found.version, state: found.state.clone() };
+            self.inbox.control(Event::StateObserved { state });
+        }
+    }
+
+    /// Tells it which nodes are drained, unless it was told that last.
+    fn tell_drained(&self, nodes: &BTreeSet<NodeId>) {
+        let mut told = self.told_drained.lock();
+        if *told != *nodes {
+            told.clone_from(nodes);
+            self.inbox.control(Event::NodesDrained { nodes: nodes.clone() });
+        }
+    }
+}
+
 /// The replicas of one node.
 pub struct Host {
-    directory: NodeDirectory,
+    directory: Arc<NodeDirectory>,
     cluster: ClusterRecord,
     storage: Options,
     coordinator: Arc<dyn Coordinator>,
@@ -138,6 +157,10 @@ pub struct Host {
     catch_up: Arc<CatchUp>,
     addresses: watch::Sender<Addresses>,
     replicas: ArcSwap<BTreeMap<PartitionId, Arc<Hosted>>>,
+    /// Replicas that are being started or stopped.
+    lanes: Lanes,
+    /// The drained nodes, as the cluster's map has them.
+    drained: ArcSwap<BTreeSet<NodeId>>,
     metrics: Metrics,
     fatal: mpsc::UnboundedSender<FatalError>,
     /// What the node is to hand over, as the cluster's map has it.
@@ -174,7 +197,7 @@ impl Host {
         };
         let catch_up = CatchUp::new(node, catch_up, metrics.foreground(), metrics.snapshots());
         Arc::new(Host {
-            directory,
+            directory: Arc::new(directory),
             cluster,
             storage,
             coordinator,
@@ -182,6 +205,8 @@ impl Host {
             catch_up,
             addresses: sender,
             replicas: ArcSwap::default(),
+            lanes: Lanes::default(),
+            drained: ArcSwap::default(),
             metrics,
             fatal,
             duties: watch::Sender::default(),
@@ -341,9 +366,9 @@ impl Host {
         }
     }
 
-    /// Does what a map asks for: places a new cluster's replicas, starts and stops our own, and tells each
-    /// its partition's state. False if that must be tried again although nothing changes.
-    async fn adopt(&self, map: &ClusterMap) -> bool {
+    /// Does what a map asks for: places a new cluster's replicas, has our own started and stopped, and tells each
+    /// its partition's state. Waits for none of them. False if that must be tried again although nothing changes.
+    async fn adopt(self: &Arc<Self>, map: &ClusterMap) -> bool {
         let is_ours = self.is_ours(map);
         self.connected.store(map.connected && is_ours, Ordering::Relaxed);
         if !is_ours {
@@ -358,18 +383,17 @@ impl Host {
         let is_placed = !map.connected || map.slots.is_some() || self.place(&map.live).await;
         let me = self.node();
         let assigned = map.partitions.iter().filter(|(_, found)| counts_on(&found.state, me));
-        let mut unassigned: BTreeSet<_> = self.replicas.load().keys().copied().collect();
+        let mut unassigned = self.hosted_or_busy();
+        self.note_drained(map);
         for (&partition, found) in assigned {
             unassigned.remove(&partition);
-            self.assign(partition, found).await;
+            self.want(partition, Want::Replica(found.clone()));
         }
-        self.tell_drained(map);
         self.note_duties(map);
         // A map that was not read, or lacks a record, takes nothing away.
         unassigned.retain(|partition| map.partitions.contains_key(partition));
         for partition in unassigned {
-            info!(%partition, "no longer a replica here");
-            self.remove(partition).await;
+            self.want(partition, Want::Nothing);
         }
         is_placed
     }
@@ -401,124 +425,6 @@ impl Host {
         true
     }
 
-    async fn assign(&self, partition: PartitionId, found: &Partition) {
-        let current = self.replicas.load().get(&partition).cloned();
-        let hosted = match current {
-            Some(hosted) if hosted.uuid == found.state.partition_uuid => hosted,
-            Some(_) => {
-                self.remove(partition).await;
-                return Box::pin(self.assign(partition, found)).await;
-            }
-            None => match self.start(partition, &found.state).await {
-                Ok(hosted) => hosted,
-                Err(error) => {
-                    let _ = self.fatal.send(error);
-                    return;
-                }
-            },
-        };
-        let mut told = hosted.told.lock();
-        let identity = Some((found.version, found.state.nonce));
-        if *told != identity {
-            *told = identity;
-            hosted.state.store(Arc::new(found.state.clone()));
-            let state = ObservedState { version: found.version, state: found.state.clone() };
-            hosted.inbox.control(Event::StateObserved { state });
-        }
-    }
-
-    async fn start(&self, partition: PartitionId, state: &PartitionState) -> Result<Arc<Hosted>, FatalError> {
-        let uuid = state.partition_uuid;
-        let identity = Identity {
-            partition,
-            partition_uuid: uuid,
-            node: self.node(),
-            lease_ms: self.cluster.lease_ms,
-            random: Ulid::generate().0,
-        };
-        let (path, options) = (self.directory.store(partition, uuid), self.storage.clone());
-        let opened = tokio::task::spawn_blocking(move || {
-            let opened = open_store(&identity, &path, options);
-            (identity, opened)
-        });
-        let (identity, opened) = match opened.await {
-            Ok(opened) => opened,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        };
-        let opened = opened?;
-        let (inbox, outlet) = inbox();
-        let bell = inbox.clone();
-        opened.store.when_relieved(move || bell.wake());
-        let served = Served {
-            partition,
-            partition_uuid: uuid,
-            generation: opened.facts.generation,
-            place: self.directory.store(partition, uuid),
-            inbox: inbox.clone(),
-        };
-        let courier = NetworkCourier::new(Arc::clone(&self.catch_up), served);
-        let (outgoing, tasks) = (courier.outgoing(), courier.tasks());
-        let faces = Faces {
-            outlet,
-            courier: Box::new(courier),
-            peers: self.network.sender(partition, uuid, opened.facts.generation),
-            configuration: ConfigurationClient::start(
-                Arc::clone(&self.coordinator),
-                partition,
-                inbox.clone(),
-            ),
-            metrics: self.metrics.replica(partition.0),
-            clock: Clock::system(),
-        };
-        let owner = OwnerLoop::new(&identity, opened, faces);
-        let hosted = Arc::new(Hosted {
-            uuid,
-            inbox,
-            budget: Budget::new(OPERATIONS_BYTES_MAX),
-            messages_budget: Budget::new(MESSAGES_BYTES_MAX),
-            reader: Arc::clone(&owner.shared_reader),
-            outgoing,
-            tasks,
-            metrics: Arc::clone(&owner.metrics),
-            status: owner.status.clone(),
-            told: Mutex::new(None),
-            state: ArcSwap::from_pointee(state.clone()),
-            told_drained: Mutex::default(),
-            thread: Mutex::new(None),
-        });
-        let fatal = self.fatal.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("partition-{partition}"))
-            .spawn(move || {
-                // A panic is a broken invariant: the node must not go on beside it.
-                let error = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| owner.run())) {
-                    Ok(Ok(())) => return,
-                    Ok(Err(source)) => FatalError::Store { partition, source },
-                    Err(_) => FatalError::Panicked { partition },
-                };
-                // Nobody listens any more when the node is stopping.
-                let _ = fatal.send(error);
-            })
-            .map_err(|source| FatalError::Thread { partition, source })?;
-        *hosted.thread.lock() = Some(thread);
-        self.replicas.rcu(|replicas| {
-            let mut replicas = BTreeMap::clone(replicas);
-            replicas.insert(partition, Arc::clone(&hosted));
-            replicas
-        });
-        Ok(hosted)
-    }
-
-    async fn remove(&self, partition: PartitionId) {
-        let Some(hosted) = self.replicas.load().get(&partition).cloned() else { return };
-        self.replicas.rcu(|replicas| {
-            let mut replicas = BTreeMap::clone(replicas);
-            replicas.remove(&partition);
-            replicas
-        });
-        stop(&hosted).await;
-    }
-
     /// Takes no more operations, waits for those under way (bounded), then listens to nobody any more.
     pub async fn drain(&self) {
         self.draining.cancel();
@@ -531,31 +437,6 @@ impl Host {
             warn!("stopping with operations under way: their outcome is unknown to those who asked");
         }
         self.stopping.cancel();
-    }
-
-    /// Stops every replica. To be called when [`Host::follow`] has ended: it would start them again.
-    pub async fn stop_replicas(&self) {
-        let replicas = self.replicas.swap(Arc::default());
-        for hosted in replicas.values() {
-            hosted.inbox.stop();
-        }
-        for hosted in replicas.values() {
-            stop(hosted).await;
-        }
-    }
-}
-
-async fn stop(hosted: &Hosted) {
-    hosted.inbox.stop();
-    let thread = hosted.thread.lock().take();
-    if let Some(thread) = thread {
-        // A thread that panicked has said so itself.
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-    }
-    // Who opens the store again must not meet what was left on its way to the disk.
-    hosted.tasks.close();
-    if tokio::time::timeout(TASKS_TIMEOUT, hosted.tasks.wait()).await.is_err() {
-        warn!("stopping with snapshots under way on the disk");
     }
 }
 

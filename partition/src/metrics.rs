@@ -22,6 +22,12 @@ struct PartitionLabel {
     partition: u32,
 }
 
+/// Why something failed, in a word.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
 /// From 16 µs, doubling, to half a second.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.000_016, 2.0, 16))
@@ -36,6 +42,15 @@ pub struct SnapshotMetrics {
     pub received_bytes: Counter,
     /// How often one took a store's place.
     pub installed: Counter,
+    /// How often one was not fetched, or not sent, to its end.
+    failures: Family<ReasonLabel, Counter>,
+}
+
+impl SnapshotMetrics {
+    /// One was not fetched, or not sent, to its end.
+    pub fn failed(&self, reason: &'static str) {
+        self.failures.get_or_create(&ReasonLabel { reason }).inc();
+    }
 }
 
 /// All figures of one server.
@@ -61,7 +76,9 @@ pub struct Metrics {
     reads_anywhere: Family<PartitionLabel, Counter>,
     reads_behind: Family<PartitionLabel, Counter>,
     answers_waiting: Gauge,
+    departed: Gauge,
     snapshots: SnapshotMetrics,
+    fetch_failures: Family<PartitionLabel, Gauge>,
     foreground: Arc<Foreground>,
 }
 
@@ -89,7 +106,9 @@ impl Default for Metrics {
             reads_anywhere: Family::default(),
             reads_behind: Family::default(),
             answers_waiting: Gauge::default(),
+            departed: Gauge::default(),
             snapshots: SnapshotMetrics::default(),
+            fetch_failures: Family::default(),
             foreground: Arc::default(),
         };
         metrics.register();
@@ -128,6 +147,8 @@ impl Metrics {
             Unit::Bytes,
             self.answers_waiting.clone(),
         );
+        let departed = "Replicas that this node has files of, and does not serve any more";
+        registry.register("departed_replicas", departed, self.departed.clone());
         registry.register("request_ids", "Request ids that are remembered", self.request_ids.clone());
         let replayed = "Writes that were sent again and answered with their first result";
         registry.register("requests_replayed", replayed, self.replayed.clone());
@@ -135,12 +156,16 @@ impl Metrics {
         registry.register("request_ids_refused", refused, self.refused_ids.clone());
         let first = "First entry that the log still has; a follower that lacks earlier ones gets a snapshot";
         registry.register("log_first_sequence", first, self.log_first.clone());
-        let SnapshotMetrics { sent_bytes, received_bytes, installed } = &self.snapshots;
+        let SnapshotMetrics { sent_bytes, received_bytes, installed, failures } = &self.snapshots;
         let (sent, received) = ("Bytes of snapshots sent to followers", "Bytes of snapshots received");
         registry.register_with_unit("snapshot_sent", sent, Unit::Bytes, sent_bytes.clone());
         registry.register_with_unit("snapshot_received", received, Unit::Bytes, received_bytes.clone());
         let places = "Times that a snapshot took a replica's store's place";
         registry.register("snapshots_installed", places, installed.clone());
+        let broken = "Transfers of snapshots that failed, by why: no_room, stalled, damaged, interrupted, receiver_stalled";
+        registry.register("snapshot_transfers_failed", broken, failures.clone());
+        let in_vain = "How often in a row this replica could not fetch the snapshot that it needs";
+        registry.register("snapshot_fetch_failures", in_vain, self.fetch_failures.clone());
         let staleness = "How old what reads at this replica see may be; absent where it does not know";
         registry.register("staleness_milliseconds", staleness, self.staleness.clone());
         let anywhere = "Reads of other than strong consistency that this replica answered at once";
@@ -156,6 +181,12 @@ impl Metrics {
     #[must_use]
     pub fn answers_waiting(&self) -> &Gauge {
         &self.answers_waiting
+    }
+
+    /// Replicas that left this node, and whose files are still here.
+    #[must_use]
+    pub fn departed(&self) -> &Gauge {
+        &self.departed
     }
 
     /// What is counted of snapshots.
@@ -199,6 +230,7 @@ impl Metrics {
         // A replica that has left must not go on leading in the graphs.
         let gauges = [&self.leading, &self.committed, &self.applied, &self.records, &self.disk_bytes];
         let more = [&self.waiting_tails, &self.request_ids, &self.log_first, &self.staleness];
+        let more = more.into_iter().chain([&self.fetch_failures]);
         for family in gauges.into_iter().chain(more) {
             family.clear();
         }
@@ -218,6 +250,7 @@ impl Metrics {
             set(&self.disk_bytes, status.store.disk_bytes);
             set(&self.waiting_tails, status.store.compaction.waiting_tails);
             set(&self.log_first, status.log_first.0);
+            set(&self.fetch_failures, u64::from(status.fetch_failures));
         }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
@@ -315,6 +348,7 @@ mod tests {
             request_ids: 0,
             log_first: Sequence(1),
             transfers: Vec::new(),
+            fetch_failures: 0,
             store: Stats::default(),
             problem: None,
         };

@@ -4,10 +4,12 @@
 //! DIR/LOCK                    held by the one process that serves the directory
 //! DIR/NODE                    JSON: format, node id, cluster, boot count; replaced by write-new, fsync, rename
 //! DIR/partitions/<p>-<uuid>/  the store of one replica
+//! DIR/partitions/gone-...     what is being removed; the next start goes on with it
 //! ```
 
 mod offline;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -28,6 +30,28 @@ struct NodeFile {
     node: NodeId,
     cluster: Option<ClusterId>,
     boot_count: u64,
+}
+
+/// What the names of directories begin with that are being removed.
+const GONE: &str = "gone-";
+
+/// Where the files of one replica are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its life.
+    pub partition_uuid: Ulid,
+}
+
+impl Place {
+    /// The place that a directory's name says, with or without what a copy's has behind a dot.
+    fn of(name: &str) -> Option<Place> {
+        let place = name.split_once('.').map_or(name, |(place, _)| place);
+        let (partition, uuid) = place.split_once('-')?;
+        let partition = PartitionId(partition.parse().ok()?);
+        Some(Place { partition, partition_uuid: Ulid::from_string(uuid).ok()? })
+    }
 }
 
 /// Why a data directory cannot be served.
@@ -246,6 +270,62 @@ impl NodeDirectory {
         self.path.join("partitions").join(format!("{partition}-{partition_uuid}"))
     }
 
+    /// The places at which there are files of replicas.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn places(&self) -> io::Result<Vec<Place>> {
+        let names = self.names()?;
+        let places: BTreeSet<Place> = names.iter().filter_map(|name| Place::of(name)).collect();
+        Ok(places.into_iter().collect())
+    }
+
+    /// Removes what is at a place, where nobody has anything of it open; what counts there last, so that what a crash leaves is
+    /// that, or nothing.
+    ///
+    /// # Errors
+    /// The disk's: what stays has its name, or goes at the next start.
+    pub fn remove_place(&self, place: &Place, current: &Path) -> io::Result<()> {
+        let partitions = self.path.join("partitions");
+        let mut names = self.names()?;
+        names.retain(|name| Place::of(name) == Some(*place));
+        names.sort_by_key(|name| partitions.join(name) == current);
+        let mut gone = Vec::new();
+        for name in names {
+            let aside = partitions.join(format!("{GONE}{name}"));
+            // From a time when it could not be removed.
+            if aside.exists() {
+                fs::remove_dir_all(&aside)?;
+            }
+            fs::rename(partitions.join(&name), &aside)?;
+            File::open(&partitions)?.sync_all()?;
+            gone.push(aside);
+        }
+        gone.iter().try_for_each(fs::remove_dir_all)
+    }
+
+    /// Removes what was to be removed before: at a start, when nobody else does.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn finish_removals(&self) -> io::Result<()> {
+        for name in self.names()?.iter().filter(|name| name.starts_with(GONE)) {
+            fs::remove_dir_all(self.path.join("partitions").join(name))?;
+        }
+        Ok(())
+    }
+
+    /// The names of what is in the folder of replicas.
+    fn names(&self) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.path.join("partitions")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        // A name that is not UTF-8 is none of ours.
+        let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        names.filter_map(io::Result::transpose).collect()
+    }
+
     fn write(&self) -> io::Result<()> {
         let next = self.path.join("NODE.new");
         let mut file = File::create(&next)?;
@@ -355,6 +435,33 @@ mod tests {
         let found = NodeDirectory::open(&other).expect("a new directory").node();
         let error = NodeDirectory::open_as(&other, Some(lost)).expect_err("another's").to_string();
         assert!(error.contains(&found.to_string()) && error.contains(&lost.to_string()), "{error}");
+    }
+
+    #[test]
+    fn what_is_at_a_place_goes_and_nothing_else() {
+        let root = tempfile::tempdir().expect("a directory");
+        let directory = NodeDirectory::open(root.path()).expect("a new directory");
+        let (gone, stays) = (Ulid(7), Ulid(8));
+        let place = Place { partition: PartitionId(3), partition_uuid: gone };
+        let partitions = root.path().join("partitions");
+        for name in
+            [format!("3-{gone}"), format!("3-{gone}.2"), format!("3-{gone}.to-x"), format!("3-{stays}")]
+        {
+            fs::create_dir_all(partitions.join(name).join("log")).expect("a folder");
+        }
+        fs::create_dir_all(partitions.join("notes")).expect("somebody else's");
+        let other = Place { partition_uuid: stays, ..place };
+        assert_eq!(directory.places().expect("lists"), [place, other]);
+        let current = partitions.join(format!("3-{gone}.2"));
+        directory.remove_place(&place, &current).expect("removes");
+        let mut left = directory.names().expect("lists");
+        left.sort();
+        assert_eq!(left, [format!("3-{stays}"), "notes".to_owned()]);
+        // What a crash leaves of it goes at the next start.
+        fs::create_dir_all(partitions.join(format!("{GONE}3-{gone}")).join("log")).expect("a folder");
+        assert_eq!(directory.places().expect("lists"), [other]);
+        directory.finish_removals().expect("removes");
+        assert_eq!(directory.names().expect("lists").len(), 2);
     }
 
     #[test]

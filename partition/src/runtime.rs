@@ -47,7 +47,7 @@ use crate::peer::PeerSender;
 use crate::replica::config::LOG_READ_BYTES_MAX;
 use crate::replica::{Effect, Event, Message, Refusal, Replica, RoleName};
 use crate::retries::{self, Retries};
-use crate::snapshot::Courier;
+use crate::snapshot::{Courier, Order};
 use crate::status::StatusCell;
 use crate::transfer::Transfer;
 use crate::waiting::{Waiting, WaitingRead};
@@ -119,6 +119,8 @@ pub struct Round {
     unmarked_since: Option<Timestamp>,
     /// The last round left reads for the next one.
     more_reads: bool,
+    /// The disk was full in this round: what is kept for others goes.
+    disk_is_full: bool,
     disk_full_noticed: Option<Timestamp>,
     congestion_noticed: Option<Timestamp>,
     transfer: Option<Transfer>,
@@ -159,6 +161,9 @@ impl OwnerLoop {
         }
         if let Some(request) = control.transfer {
             self.begin_transfer(request)?;
+        }
+        if std::mem::take(&mut self.round.disk_is_full) {
+            self.step(Event::DiskFull)?;
         }
         self.stand();
         self.drain(first)?;
@@ -334,10 +339,12 @@ impl OwnerLoop {
                 );
                 self.transferred();
             }
-            Effect::SendSnapshot { to } => return self.send_snapshot(to),
+            Effect::SendSnapshot { to, attempt } => return self.send_snapshot(to, attempt),
             Effect::DropSnapshot { to } => self.courier.forget(to),
-            Effect::FetchSnapshot { from, epoch, last } => self.courier.fetch(from, epoch, last),
-            Effect::InstallSnapshot { last } => self.install_snapshot(last)?,
+            Effect::FetchSnapshot { from, epoch, attempt, last, fetch } => {
+                self.courier.fetch(Order { from, epoch, attempt, last, fetch });
+            }
+            Effect::InstallSnapshot { last, apply_through } => self.install_snapshot(last, apply_through)?,
             Effect::DiscardSnapshot => self.courier.discard(),
             Effect::TransferFailed { why, nobody_stays } => self.transfer_failed(why, nobody_stays),
             Effect::Quarantined { reason } => {

@@ -66,6 +66,8 @@ pub struct ServerConfig {
     /// How long a node may be away before the cluster's controller, should it be this node, has its replicas placed elsewhere;
     /// `None`: for ever.
     pub replace_after: Option<Duration>,
+    /// For how long files of replicas are kept that are on other nodes by now: see [`Host::remove_departed`]. `None`: for ever.
+    pub remove_departed_after: Option<Duration>,
     /// How much log its replicas keep, and how fast snapshots go.
     pub catch_up: CatchUpOptions,
 }
@@ -145,6 +147,9 @@ impl PartitionServer {
         };
         let cluster = join(&*coordinator, &config.new_cluster, &directory).await?;
         directory.join(cluster.id)?;
+        if let Err(error) = directory.finish_removals() {
+            warn!(%error, "what is left of replicas that are on other nodes stays for now");
+        }
         register_node(&*coordinator, &mut directory, &advertise_address).await?;
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
         let (storage, catch_up) = (config.storage, &config.catch_up);
@@ -159,6 +164,9 @@ impl PartitionServer {
             Controller::new(Arc::clone(&coordinator), host.cluster(), host.node(), config.replace_after);
         tokio::spawn(controller.run(tree, host.stopping()));
         tokio::spawn(Arc::clone(&host).do_duties());
+        if let Some(grace) = config.remove_departed_after {
+            tokio::spawn(Arc::clone(&host).remove_departed(grace));
+        }
         info!(node = %host.node(), %grpc_address, cluster = %config.cluster_name, "serving");
         Ok(PartitionServer { host, grpc_address, http_address, fatal, servers, following, live })
     }

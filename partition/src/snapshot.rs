@@ -10,8 +10,12 @@
 //! then the log, from the copy's last entry on
 //! ```
 //!
-//! A node sends one snapshot at a time and receives one at a time; others wait. Both ends take their bytes from a [`Pace`]. A
-//! transfer that breaks begins anew: the leader keeps its copy, and says again that it has it.
+//! A node sends one snapshot at a time and receives one at a time; others wait. Both ends take their bytes from a [`Pace`]. Who
+//! takes nothing, or sends nothing, for [`CatchUpOptions::stall_timeout`] is cut off, so that nobody holds a turn for ever. A
+//! transfer that breaks begins anew, after a pause: the leader keeps its copy, and says again that it has it.
+//!
+//! A node receives nothing that would take what is to stay free on its disk ([`CatchUpOptions::snapshot_reserve_bytes`]): its
+//! other replicas live from that.
 //!
 //! The owner loop speaks to a [`Courier`], so that a test may carry snapshots in another way, or none.
 
@@ -22,6 +26,7 @@ mod pace;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use paddock_coordination::{ClusterId, Epoch, Generation, Member, NodeId, PartitionId};
 use paddock_storage::{Checkpointer, LogRetention, Options, Position, ReplicatedStore};
@@ -51,6 +56,10 @@ const TRANSFERS_MAX: usize = 1;
 pub const LOG_RETENTION_BYTES: u64 = 1 << 30;
 /// How fast a node sends or receives snapshots at most if nothing else is said.
 pub const BYTES_PER_SECOND: u64 = 256 << 20;
+/// What of a node's disk stays free of snapshots if nothing else is said.
+pub const RESERVE_BYTES: u64 = 1 << 30;
+/// For how long a transfer may stand still if nothing else is said.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How replicas catch up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +70,11 @@ pub struct CatchUpOptions {
     /// How many bytes of snapshots a node sends in a second at most, and how many it receives. Fewer while fsyncs take
     /// longer than they did before.
     pub snapshot_bytes_per_second: u64,
+    /// What has to stay free on a node's disk while it receives a snapshot: for the log, the runs and the compaction of its
+    /// replicas. One that does not fit beside that is not begun, and one that comes upon it is given up, and tried again later.
+    pub snapshot_reserve_bytes: u64,
+    /// How long the other end of a transfer may take for one piece. Then it is cut off.
+    pub stall_timeout: Duration,
 }
 
 impl Default for CatchUpOptions {
@@ -68,6 +82,8 @@ impl Default for CatchUpOptions {
         CatchUpOptions {
             log_retention_bytes: LOG_RETENTION_BYTES,
             snapshot_bytes_per_second: BYTES_PER_SECOND,
+            snapshot_reserve_bytes: RESERVE_BYTES,
+            stall_timeout: STALL_TIMEOUT,
         }
     }
 }
@@ -93,17 +109,44 @@ pub struct Transfer {
     pub total_bytes: u64,
 }
 
+/// A copy that a leader keeps for this replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The leader.
+    pub from: Member,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Which copy it is in that epoch.
+    pub attempt: u64,
+    /// The last entry of its log.
+    pub last: Position,
+    /// Which fetch it is, for the answer.
+    pub fetch: u64,
+}
+
+/// Why the last fetch of a replica failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchFailure {
+    /// From whom.
+    pub from: NodeId,
+    /// Why, in words.
+    pub why: String,
+}
+
 /// Who carries the snapshots of one replica. Nothing here waits: what takes time is answered with an event.
 pub trait Courier: Send {
-    /// Has a copy of the store written for a follower; answered with [`Event::SnapshotReady`].
-    fn make(&mut self, to: NodeId, epoch: Epoch, last: Position, checkpointer: Checkpointer);
+    /// Has a copy of the store written for a follower, the so-many-th one of an epoch; answered with
+    /// [`Event::SnapshotReady`].
+    fn make(&mut self, to: NodeId, epoch: Epoch, attempt: u64, last: Position, checkpointer: Checkpointer);
     /// Forgets the copy for a follower.
     fn forget(&mut self, to: NodeId);
     /// Forgets all copies for followers.
     fn forget_all(&mut self);
     /// Fetches the copy that a leader keeps for this replica, in place of any that is being fetched; answered with
     /// [`Event::SnapshotFetched`].
-    fn fetch(&mut self, from: Member, epoch: Epoch, last: Position);
+    fn fetch(&mut self, order: Order);
+    /// Why the last fetch failed, if it did.
+    fn failure(&self) -> Option<FetchFailure>;
     /// Stops fetching, and forgets what was fetched.
     fn discard(&mut self);
     /// What was fetched, open and verified.
@@ -119,10 +162,13 @@ pub trait Courier: Send {
 pub struct NoCourier;
 
 impl Courier for NoCourier {
-    fn make(&mut self, _: NodeId, _: Epoch, _: Position, _: Checkpointer) {}
+    fn make(&mut self, _: NodeId, _: Epoch, _: u64, _: Position, _: Checkpointer) {}
     fn forget(&mut self, _: NodeId) {}
     fn forget_all(&mut self) {}
-    fn fetch(&mut self, _: Member, _: Epoch, _: Position) {}
+    fn fetch(&mut self, _: Order) {}
+    fn failure(&self) -> Option<FetchFailure> {
+        None
+    }
     fn discard(&mut self) {}
     fn take(&mut self) -> Option<FetchedStore> {
         None
@@ -182,6 +228,8 @@ pub struct CatchUp {
     sending: Arc<Semaphore>,
     receiving: Arc<Semaphore>,
     pace: Pace,
+    reserve_bytes: u64,
+    stall_timeout: Duration,
     stopping: CancellationToken,
     metrics: SnapshotMetrics,
 }
@@ -220,6 +268,8 @@ impl CatchUp {
             sending: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             receiving: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             pace: Pace::new(options.snapshot_bytes_per_second, foreground),
+            reserve_bytes: options.snapshot_reserve_bytes,
+            stall_timeout: options.stall_timeout,
             stopping,
             metrics,
         })
@@ -235,6 +285,12 @@ impl CatchUp {
     #[must_use]
     pub fn pace(&self) -> &Pace {
         &self.pace
+    }
+
+    /// How long the other end of a transfer may take for one piece.
+    #[must_use]
+    pub fn stall_timeout(&self) -> Duration {
+        self.stall_timeout
     }
 
     /// Counters.
@@ -266,6 +322,7 @@ pub struct NetworkCourier {
     outgoing: Arc<Outgoing>,
     tasks: TaskTracker,
     fetch: Option<Fetch>,
+    failure: Arc<Mutex<Option<FetchFailure>>>,
 }
 
 /// A snapshot that is being fetched, or was.
@@ -307,7 +364,8 @@ impl NetworkCourier {
     /// The courier of one replica.
     #[must_use]
     pub fn new(shared: Arc<CatchUp>, served: Served) -> Self {
-        NetworkCourier { shared, served, outgoing: Arc::default(), tasks: TaskTracker::new(), fetch: None }
+        let (outgoing, failure) = (Arc::default(), Arc::default());
+        NetworkCourier { shared, served, outgoing, tasks: TaskTracker::new(), fetch: None, failure }
     }
 
     /// The copies that it keeps, for those who send them.
@@ -328,8 +386,8 @@ impl NetworkCourier {
 }
 
 impl Courier for NetworkCourier {
-    fn make(&mut self, to: NodeId, epoch: Epoch, last: Position, checkpointer: Checkpointer) {
-        let token = self.outgoing.expect(to);
+    fn make(&mut self, to: NodeId, epoch: Epoch, attempt: u64, last: Position, checkpointer: Checkpointer) {
+        self.outgoing.expect(to, epoch, attempt);
         let (outgoing, shared, served) =
             (Arc::clone(&self.outgoing), Arc::clone(&self.shared), self.served.clone());
         self.in_background(move || {
@@ -337,10 +395,10 @@ impl Courier for NetworkCourier {
             let Served { partition, place, inbox, .. } = served;
             let last = match paddock_storage::OutgoingCopy::write(checkpointer, &place, &name, &shared.storage) {
                 Ok(copy) if copy.last() == last.sequence => {
-                    let kept = Kept::new(epoch, last, copy);
-                    info!(%partition, %to, %epoch, last = %last.sequence, bytes = kept.total_bytes(),
+                    let kept = Kept::new(epoch, attempt, last, copy);
+                    info!(%partition, %to, %epoch, attempt, last = %last.sequence, bytes = kept.total_bytes(),
                         "the log no longer has what a follower lacks: it gets a snapshot");
-                    if !outgoing.keep(to, token, kept) {
+                    if !outgoing.keep(to, kept) {
                         return;
                     }
                     Some(last)
@@ -354,7 +412,7 @@ impl Courier for NetworkCourier {
                     None
                 }
             };
-            inbox.control(Event::SnapshotReady { to, epoch, last });
+            inbox.control(Event::SnapshotReady { to, epoch, attempt, last });
         });
     }
 
@@ -371,8 +429,9 @@ impl Courier for NetworkCourier {
         }
     }
 
-    fn fetch(&mut self, from: Member, epoch: Epoch, last: Position) {
+    fn fetch(&mut self, order: Order) {
         self.discard();
+        let Order { from, fetch: number, .. } = order;
         let cancelled = self.shared.stopping.child_token();
         let progress = Arc::new(Progress::default());
         let fetched = Arc::new(Mutex::new(None));
@@ -383,11 +442,10 @@ impl Courier for NetworkCourier {
             fetched: Arc::clone(&fetched),
         });
         let (shared, served) = (Arc::clone(&self.shared), self.served.clone());
-        let tasks = self.tasks.clone();
+        let (tasks, failure) = (self.tasks.clone(), Arc::clone(&self.failure));
         let fetching = async move {
-            let order = fetch::Order { from: from.node, epoch, last, progress };
             let outcome = tokio::select! {
-                outcome = fetch::fetch(&shared, &served, &tasks, order) => outcome,
+                outcome = fetch::fetch(&shared, &served, &tasks, order, &progress) => outcome,
                 () = cancelled.cancelled() => return,
             };
             let state = match outcome {
@@ -402,10 +460,12 @@ impl Courier for NetworkCourier {
                 }
                 Err(error) => {
                     warn!(partition = %served.partition, from = %from.node, %error, "a snapshot was not fetched");
+                    shared.metrics.failed(error.reason());
+                    *failure.lock() = Some(FetchFailure { from: from.node, why: error.to_string() });
                     None
                 }
             };
-            served.inbox.control(Event::SnapshotFetched { last, state });
+            served.inbox.control(Event::SnapshotFetched { fetch: number, state });
         };
         drop(self.tasks.spawn_on(fetching, &self.shared.runtime));
     }
@@ -427,11 +487,16 @@ impl Courier for NetworkCourier {
         let fetch = self.fetch.take()?;
         let fetched = fetch.fetched.lock().take()?;
         self.shared.metrics.installed.inc();
+        *self.failure.lock() = None;
         let bell = self.served.inbox.clone();
         if let Some((store, _)) = &fetched.store {
             store.when_relieved(move || bell.wake());
         }
         Some(fetched)
+    }
+
+    fn failure(&self) -> Option<FetchFailure> {
+        self.failure.lock().clone()
     }
 
     fn bury(&mut self, store: ReplicatedStore) {

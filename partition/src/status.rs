@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::clock::Timestamp;
 use crate::replica::{Replica, RoleName};
 use crate::retries::Retries;
-use crate::snapshot::{Courier, NoCourier, Transfer};
+use crate::snapshot::{Courier, FetchFailure, NoCourier, Transfer};
 
 /// How old a snapshot may get while nothing but its figures changes.
 const REFRESH_MS: u64 = 100;
@@ -44,9 +44,11 @@ pub struct ReplicaStatus {
     pub log_first: Sequence,
     /// Snapshots on their way here, or to followers.
     pub transfers: Vec<Transfer>,
+    /// How often in a row it could not fetch the snapshot that it needs.
+    pub fetch_failures: u32,
     /// Its files.
     pub store: Stats,
-    /// Why it does not serve, for a person.
+    /// What is wrong with it, for a person.
     pub problem: Option<String>,
 }
 
@@ -137,6 +139,19 @@ fn snapshot(
         store: stats,
         log_first: store.log_first(),
         transfers: courier.transfers(),
-        problem: replica.problem(),
+        fetch_failures: replica.fetch_failures().0,
+        problem: replica.problem().or_else(|| fetch_problem(now, replica, courier)),
     }
+}
+
+/// What keeps a replica from having the snapshot that it needs.
+fn fetch_problem(now: Timestamp, replica: &Replica, courier: &dyn Courier) -> Option<String> {
+    let (failures, paused_until) = replica.fetch_failures();
+    let FetchFailure { from, why } = courier.failure().filter(|_| failures > 0)?;
+    let times = if failures == 1 { "once".to_owned() } else { format!("{failures} times in a row") };
+    let next = match paused_until.since(now).div_ceil(1_000) {
+        0 => "tried again now".to_owned(),
+        seconds => format!("tried again in {seconds} s"),
+    };
+    Some(format!("the snapshot of {from} could not be fetched, {times}, and is {next}: {why}"))
 }

@@ -200,6 +200,7 @@ fn name(message: &Message) -> &'static str {
         Message::Ack { .. } => "ack: from, to, epoch",
         Message::Mismatch { .. } => "mismatch: from, to, epoch",
         Message::Snapshot { .. } => "snapshot: from, to, epoch",
+        Message::SnapshotFailed { .. } => "snapshot failed: from, to, epoch",
         Message::Release { .. } => "release: from, to, epoch",
         Message::Stale { .. } => "stale: from, to, epoch",
     }

@@ -149,6 +149,7 @@ impl Nodes {
 fn node(data: &Path, name: &str) -> ServerConfig {
     ServerConfig {
         replace_after: None,
+        remove_departed_after: None,
         data: data.join("nodes").join(name),
         replace_node: None,
         grpc_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),

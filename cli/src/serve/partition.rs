@@ -31,9 +31,15 @@ pub(crate) async fn run(flags: arguments::Partition) -> anyhow::Result<()> {
             0 => None,
             seconds => Some(Duration::from_secs(seconds)),
         },
+        remove_departed_after: match flags.remove_departed_after_minutes {
+            0 => None,
+            minutes => Some(Duration::from_secs(minutes.saturating_mul(60))),
+        },
         catch_up: CatchUpOptions {
             log_retention_bytes: flags.log_retention_mib.saturating_mul(MIB),
             snapshot_bytes_per_second: flags.snapshot_mib_per_second.saturating_mul(MIB),
+            snapshot_reserve_bytes: flags.snapshot_reserve_mib.saturating_mul(MIB),
+            ..CatchUpOptions::default()
         },
         new_cluster: NewCluster {
             partitions: flags.partitions,

@@ -162,16 +162,14 @@ impl Host {
         }
     }
 
-    /// Tells the replicas which nodes are drained.
-    pub(super) fn tell_drained(&self, map: &ClusterMap) {
+    /// Takes from the map which nodes are drained, and tells the replicas. Those that are being started hear of it then.
+    pub(super) fn note_drained(&self, map: &ClusterMap) {
         let nodes: BTreeSet<NodeId> =
             map.nodes.iter().filter(|(_, record)| record.drained).map(|(node, _)| *node).collect();
+        let nodes = Arc::new(nodes);
+        self.drained.store(Arc::clone(&nodes));
         for hosted in self.replicas.load().values() {
-            let mut told = hosted.told_drained.lock();
-            if *told != nodes {
-                told.clone_from(&nodes);
-                hosted.inbox.control(Event::NodesDrained { nodes: nodes.clone() });
-            }
+            hosted.tell_drained(&nodes);
         }
     }
 

@@ -79,7 +79,8 @@ fn stores(partitions: &Path) -> Result<Vec<PathBuf>, NodeError> {
     let mut places = BTreeSet::new();
     for entry in entries {
         let path = entry.map_err(io_error)?.path();
-        if path.is_dir() {
+        let is_gone = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(super::GONE));
+        if path.is_dir() && !is_gone {
             places.insert(place(&path));
         }
     }

@@ -24,6 +24,11 @@ pub const ROLLBACK_PATIENCE_LEASES: u64 = 10;
 /// A follower that is being rebuilt, and says nothing for so many leases (or gets no further with the log, once it has
 /// its snapshot), is given up: what was kept for it goes.
 pub const REBUILD_PATIENCE_LEASES: u64 = 10;
+/// A leader that was told so often in a row that its follower could not fetch a copy keeps no copy and no log for it until the
+/// follower tries again.
+pub const SNAPSHOT_FAILURES_MAX: u32 = 3;
+/// For how many leases a follower does not fetch after a failure, at most; the pause doubles with each, from one lease on.
+pub const FETCH_PAUSE_LEASES_MAX: u64 = 32;
 /// A follower has at most about so many bytes of entries on their way.
 pub const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A follower has at most so many messages with entries on their way.
@@ -88,6 +93,19 @@ impl ReplicaConfig {
     /// After how long a follower that is being rebuilt, and silent, is given up.
     pub(super) fn rebuild_patience_ms(&self) -> u64 {
         self.lease_ms() * REBUILD_PATIENCE_LEASES
+    }
+
+    /// For how long a follower does not fetch, after so many failures in a row. `chance` is any number: half of the pause
+    /// depends on it, so that followers that failed together do not come again together.
+    pub(super) fn fetch_pause_ms(&self, failures: u32, chance: u64) -> u64 {
+        let leases = 1 << failures.saturating_sub(1).min(FETCH_PAUSE_LEASES_MAX.ilog2());
+        let half_ms = self.lease_ms() * leases / 2;
+        half_ms + chance % (half_ms + 1)
+    }
+
+    /// The longest that [`ReplicaConfig::fetch_pause_ms`] is.
+    pub(super) fn fetch_pause_ms_max(&self) -> u64 {
+        self.lease_ms() * FETCH_PAUSE_LEASES_MAX
     }
 
     /// For how long a lower epoch than one seen before may be shown.

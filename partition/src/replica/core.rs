@@ -9,6 +9,7 @@ use super::config::{DurableState, ReplicaConfig, STAGGER_MS};
 use super::configuration::Configuration;
 use super::effect::Effect;
 use super::epochs::History;
+use super::fetching::Fetching;
 use super::freshness::Freshness;
 use super::message::Message;
 use super::mutation::broken;
@@ -36,6 +37,8 @@ pub(super) struct Core {
     patience_until: Timestamp,
     /// As of when everything committed is applied here.
     pub(super) freshness: Freshness,
+    /// Snapshots of leaders that this replica fetches.
+    pub(super) fetching: Fetching,
     pub(super) configuration: Configuration,
     pub(super) stopping: bool,
     /// The process is about to stop.
@@ -65,6 +68,7 @@ impl Core {
         let applied = state.applied.min(end);
         let core = Core {
             freshness: Freshness::new(config.nonce_seed),
+            fetching: Fetching::new(now, config.nonce_seed),
             configuration: Configuration::new(config.nonce_seed),
             config,
             now,
@@ -207,6 +211,11 @@ impl Core {
 
     /// Puts a leader's copy of its store in the place of this one.
     ///
+    /// What is applied never falls, here as everywhere: whoever read something here, and reads again, sees at least as much.
+    /// The copy's own index may be behind that (the leader may have made it before it knew of a commit that this
+    /// replica knows). But the copy has every entry that is known to be committed, all of it durable, so it is applied through
+    /// there before anybody reads it.
+    ///
     /// # Errors
     /// Why that cannot be right: then nothing was changed.
     pub(super) fn install(&mut self, last: Position, state: DurableState) -> Result<(), String> {
@@ -217,13 +226,18 @@ impl Core {
                 self.epoch, self.commit
             ));
         }
+        let commit =
+            self.commit.max(state.known_commit.min(last.sequence)).max(state.applied.min(last.sequence));
+        assert!(self.commit <= last.sequence, "what lacks a known commit is not installed");
+        assert!(self.apply_asked <= commit, "what is applied never falls");
         self.history = history;
-        self.durable = state.durable.min(last.sequence);
-        self.commit = self.commit.max(state.known_commit.min(last.sequence));
-        self.applied = state.applied.min(self.commit);
-        self.apply_asked = self.applied;
-        self.freshness.applied(self.applied);
-        self.effects.push(Effect::InstallSnapshot { last });
+        self.durable = last.sequence;
+        self.commit = commit;
+        self.apply_asked = commit;
+        self.applied = commit;
+        self.freshness.applied(commit);
+        self.fetching.is_over(self.now);
+        self.effects.push(Effect::InstallSnapshot { last, apply_through: commit });
         Ok(())
     }
 

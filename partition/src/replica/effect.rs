@@ -51,6 +51,8 @@ pub enum Effect {
     SendSnapshot {
         /// For whom.
         to: NodeId,
+        /// Which one it is in this epoch: another than any before.
+        attempt: u64,
     },
     /// A follower needs its copy no more.
     DropSnapshot {
@@ -64,14 +66,21 @@ pub enum Effect {
         from: Member,
         /// Its epoch.
         epoch: Epoch,
+        /// Which copy of the leader's in that epoch.
+        attempt: u64,
         /// The last entry of the copy's log.
         last: Position,
+        /// Which fetch of this replica's, for the answer: another than any before.
+        fetch: u64,
     },
     /// Put the copy that was fetched in the place of the store, durably, with this replica's own facts: the log that
-    /// there was is gone, and the copy's counts before any effect after this one is performed.
+    /// there was is gone, and the copy's counts before any effect after this one is performed. Nobody reads it before it is
+    /// applied as far as is said here: what reads saw does not go back.
     InstallSnapshot {
         /// The last entry of its log.
         last: Position,
+        /// What of it is to be applied, at least what was applied of the store before it.
+        apply_through: Sequence,
     },
     /// Stop fetching, and forget what was fetched.
     DiscardSnapshot,

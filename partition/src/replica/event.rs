@@ -71,16 +71,20 @@ pub enum Event {
         to: NodeId,
         /// The epoch that it was asked for in.
         epoch: Epoch,
+        /// Which one it was in that epoch.
+        attempt: u64,
         /// The last entry of its log; `None` if it could not be made.
         last: Option<Position>,
     },
     /// The answer to [`FetchSnapshot`](super::Effect::FetchSnapshot), unless that was discarded.
     SnapshotFetched {
-        /// The last entry of its log, as it was announced.
-        last: Position,
+        /// Which fetch it was.
+        fetch: u64,
         /// What its log says, every byte of it verified; `None` if it could not be had.
         state: Option<DurableState>,
     },
+    /// The disk refuses growth. Comes again for as long as it does.
+    DiskFull,
     /// Hand leadership over, by plan: so that no write and no read fails. Ends in
     /// [`LostLeadership`](super::Effect::LostLeadership) or in [`TransferFailed`](super::Effect::TransferFailed).
     TransferLeadership {

@@ -35,8 +35,19 @@ pub(super) struct Follower {
     matched: Sequence,
     /// What was acknowledged in this epoch.
     acknowledged: Sequence,
-    /// The last entry of the snapshot that is being fetched.
-    installing: Option<Position>,
+    /// The snapshot that is being fetched.
+    installing: Option<Installing>,
+}
+
+/// A leader's copy of its store that is being fetched.
+#[derive(Clone, Copy, Debug)]
+struct Installing {
+    /// Which one of the leader's in this epoch.
+    attempt: u64,
+    /// The last entry of its log.
+    last: Position,
+    /// Which fetch of ours.
+    fetch: u64,
 }
 
 impl Follower {
@@ -51,7 +62,7 @@ impl Follower {
 
     /// The last entry of the snapshot that is being fetched.
     pub(super) fn installing(&self) -> Option<Position> {
-        self.installing
+        self.installing.map(|installing| installing.last)
     }
 
     /// The coordination service names this epoch's leader.
@@ -84,7 +95,9 @@ impl Follower {
             Message::Append { previous, entries, commit, .. } if self.is_leader(from) => {
                 return self.append(core, from, previous, entries, commit);
             }
-            Message::Snapshot { last, .. } if self.is_leader(from) => self.announced(core, from, last),
+            Message::Snapshot { attempt, last, .. } if self.is_leader(from) => {
+                self.announced(core, from, attempt, last);
+            }
             // Answers to a leader that this replica is not, and claims to lead an epoch that has its leader.
             _ => {}
         }
@@ -164,6 +177,10 @@ impl Follower {
             return Role::Follower(self);
         }
         let end = entries.last().map_or(previous.sequence, LogEntries::last);
+        if !entries.is_empty() {
+            // The log reaches this replica: it needs no snapshot any more.
+            core.fetching.is_over(core.now);
+        }
         let mut is_new = false;
         for run in entries {
             match self.append_run(core, run) {
@@ -180,9 +197,10 @@ impl Follower {
         Role::Follower(self)
     }
 
-    /// The leader has a snapshot for this replica: fetches it, if it needs it.
-    fn announced(&mut self, core: &mut Core, from: Member, last: Position) {
-        if last.epoch > core.epoch().0 || self.installing == Some(last) {
+    /// The leader has a snapshot for this replica: fetches it, if it needs it, in place of an earlier one.
+    fn announced(&mut self, core: &mut Core, from: Member, attempt: u64, last: Position) {
+        let is_known = self.installing.is_some_and(|installing| attempt <= installing.attempt);
+        if last.epoch > core.epoch().0 || is_known {
             return;
         }
         let is_held = core.history.position(last.sequence) == Some(last);
@@ -192,22 +210,33 @@ impl Follower {
             self.matched = self.matched.max(last.sequence);
             self.acknowledge(core, from);
         } else if core.may_install(last) {
-            self.installing = Some(last);
-            core.effects.push(Effect::FetchSnapshot { from, epoch: core.epoch(), last });
+            if core.fetching.pause_ms(core.now).is_some() {
+                report_failure(core, from, attempt);
+                return;
+            }
+            let fetch = core.fetching.begin();
+            self.installing = Some(Installing { attempt, last, fetch });
+            core.effects.push(Effect::FetchSnapshot { from, epoch: core.epoch(), attempt, last, fetch });
             if broken!(AcknowledgesWhatItFetches) {
                 core.send(from.node, Message::Ack { epoch: core.epoch(), sequence: last.sequence });
             }
         }
     }
 
-    /// The snapshot is here, every byte of it verified, or could not be had: then the leader announces it again.
-    pub(super) fn fetched(mut self, core: &mut Core, last: Position, state: Option<DurableState>) -> Role {
-        if self.installing != Some(last) {
+    /// The snapshot is here, durable and every byte of it verified, or could not be had: then the leader announces it
+    /// again, and the next try is made after a pause.
+    pub(super) fn fetched(mut self, core: &mut Core, fetch: u64, state: Option<DurableState>) -> Role {
+        let Some(installing) = self.installing.take_if(|installing| installing.fetch == fetch) else {
             return Role::Follower(self);
-        }
-        self.installing = None;
-        let state = state.filter(|state| state.last == last);
-        let (Some(leader), Some(state)) = (self.leader, state) else { return Role::Follower(self) };
+        };
+        let Installing { attempt, last, .. } = installing;
+        let Some(leader) = self.leader else { return Role::Follower(self) };
+        let state = state.filter(|state| state.last == last && state.durable == last.sequence);
+        let Some(state) = state else {
+            core.fetching.failed(core.now, &core.config);
+            report_failure(core, leader, attempt);
+            return Role::Follower(self);
+        };
         if !core.may_install(last) {
             return Role::Follower(self);
         }
@@ -216,7 +245,6 @@ impl Follower {
                 self.matched = last.sequence;
                 self.acknowledged = Sequence(0);
                 self.acknowledge(core, leader);
-                core.apply();
                 Role::Follower(self)
             }
             Err(reason) => Quarantined::because(reason),
@@ -272,6 +300,13 @@ impl Follower {
         self.acknowledged = self.acknowledged.max(sequence);
         core.send(leader.node, Message::Ack { epoch: core.epoch(), sequence });
     }
+}
+
+/// Tells the leader that its copy could not be had, and for how long nothing is tried: each time that it announces one.
+fn report_failure(core: &mut Core, leader: Member, attempt: u64) {
+    let (failures, _) = core.fetching.failures();
+    let pause_ms = core.fetching.pause_ms(core.now).unwrap_or(0);
+    core.send(leader.node, Message::SnapshotFailed { epoch: core.epoch(), attempt, failures, pause_ms });
 }
 
 /// Whether an append's runs follow on each other without a gap, in epochs that a leader of this one can hold.

@@ -44,6 +44,8 @@ pub(super) struct Leader {
     followers: BTreeMap<NodeId, Progress>,
     joining: Option<Joining>,
     handover: Option<Handover>,
+    /// How many copies of the store were asked for in this reign.
+    snapshots: u64,
     /// When this reign last released somebody: a grant counts only if it answers a heartbeat that was sent later.
     released_at: Option<Timestamp>,
 }
@@ -81,6 +83,7 @@ impl Leader {
             followers: BTreeMap::new(),
             joining: None,
             handover: None,
+            snapshots: 0,
             released_at: None,
         };
         for node in peers(core) {
@@ -126,6 +129,9 @@ impl Leader {
                 self.advance_handover(core);
             }
             Message::Mismatch { hint, .. } => progress.mismatch(core.history.floor(*hint).sequence),
+            Message::SnapshotFailed { attempt, failures, pause_ms, .. } => {
+                progress.snapshot_failed(now, *attempt, *failures, *pause_ms, &core.config);
+            }
             _ => {}
         }
         self.drive(core, from.node);
@@ -150,18 +156,37 @@ impl Leader {
     pub(super) fn log_released(&mut self, core: &mut Core, to: NodeId) {
         let counts = self.counts(core, to);
         if let Some(progress) = self.followers.get_mut(&to) {
-            if progress.log_released(core.now, core.last().sequence, counts) {
-                core.effects.push(Effect::SendSnapshot { to });
+            let attempt = self.snapshots + 1;
+            if progress.log_released(core.now, core.last().sequence, counts, attempt) {
+                self.snapshots = attempt;
+                core.effects.push(Effect::SendSnapshot { to, attempt });
             }
             self.drive(core, to);
         }
     }
 
     /// The copy for a follower was made, or could not be.
-    pub(super) fn snapshot_ready(&mut self, core: &mut Core, to: NodeId, last: Option<Position>) {
+    pub(super) fn snapshot_ready(
+        &mut self,
+        core: &mut Core,
+        to: NodeId,
+        attempt: u64,
+        last: Option<Position>,
+    ) {
         if let Some(progress) = self.followers.get_mut(&to) {
-            progress.snapshot_ready(core.now, last);
+            progress.snapshot_ready(core.now, attempt, last, &core.config);
             self.drive(core, to);
+        }
+    }
+
+    /// The disk is full: what is kept for followers that are being rebuilt goes, so that writes go on.
+    pub(super) fn give_rebuilds_up(&mut self, core: &mut Core) {
+        let until = core.now.plus_ms(core.config.fetch_pause_ms_max());
+        for progress in self.followers.values_mut() {
+            progress.give_rebuild_up(until);
+        }
+        for node in peers(core) {
+            self.drive(core, node);
         }
     }
 
@@ -361,8 +386,8 @@ impl Leader {
         if progress.snapshot_is_over() {
             core.effects.push(Effect::DropSnapshot { to: node });
         }
-        if let Some(last) = progress.announcement_due(core.now, &core.config) {
-            core.send(node, Message::Snapshot { epoch, last });
+        if let Some((attempt, last)) = progress.announcement_due(core.now, &core.config) {
+            core.send(node, Message::Snapshot { epoch, attempt, last });
         } else if let Some(sequence) = progress.probe_due(core.now, &core.config) {
             let previous = core.history.position(sequence).unwrap_or_default();
             core.send(node, Message::Append { epoch, previous, entries: Vec::new(), commit });

@@ -71,8 +71,21 @@ pub enum Message {
     Snapshot {
         /// The leader's epoch.
         epoch: Epoch,
+        /// Which copy it is, among those that this leader made for the follower: later ones have higher numbers.
+        attempt: u64,
         /// The last entry of the copy's log.
         last: Position,
+    },
+    /// Follower to leader: the follower could not fetch a copy, and does not try for a while.
+    SnapshotFailed {
+        /// The follower's epoch.
+        epoch: Epoch,
+        /// Which copy.
+        attempt: u64,
+        /// How often in a row it has failed by now, with this copy or others.
+        failures: u32,
+        /// For how long it does not try, in milliseconds.
+        pause_ms: u64,
     },
     /// Leader to follower: the leader serves nothing any more, and the follower is to stand at once, whatever it has
     /// promised.
@@ -101,6 +114,7 @@ impl Message {
             | Message::Ack { epoch, .. }
             | Message::Mismatch { epoch, .. }
             | Message::Snapshot { epoch, .. }
+            | Message::SnapshotFailed { epoch, .. }
             | Message::Release { epoch, .. }
             | Message::Stale { epoch } => *epoch,
         }

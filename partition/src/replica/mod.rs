@@ -21,6 +21,7 @@ mod core;
 mod effect;
 mod epochs;
 mod event;
+mod fetching;
 mod follower;
 mod freshness;
 mod leader;
@@ -185,6 +186,12 @@ impl Replica {
         }
     }
 
+    /// How often in a row this replica could not fetch a snapshot that it needs, and when it tries again.
+    #[must_use]
+    pub fn fetch_failures(&self) -> (u32, Timestamp) {
+        self.core.fetching.failures()
+    }
+
     /// On a leader: the first entry of its log that a follower needs which is being rebuilt from a snapshot. From there on the
     /// log is to be kept, whatever its retention is.
     #[must_use]
@@ -294,14 +301,15 @@ impl Role {
             }
             Event::LogSent { to, through } => self.led(|leader| leader.log_sent(core, to, through)),
             Event::LogReleased { to } => self.led(|leader| leader.log_released(core, to)),
-            Event::SnapshotReady { to, epoch, last } if epoch == core.epoch() => {
-                self.led(|leader| leader.snapshot_ready(core, to, last))
+            Event::SnapshotReady { to, epoch, attempt, last } if epoch == core.epoch() => {
+                self.led(|leader| leader.snapshot_ready(core, to, attempt, last))
             }
             Event::SnapshotReady { .. } => self,
-            Event::SnapshotFetched { last, state } => match self {
-                Role::Follower(follower) => follower.fetched(core, last, state),
+            Event::SnapshotFetched { fetch, state } => match self {
+                Role::Follower(follower) => follower.fetched(core, fetch, state),
                 other => other,
             },
+            Event::DiskFull => self.led(|leader| leader.give_rebuilds_up(core)),
             Event::TransferLeadership { to, deadline } => self.transfer(core, to, deadline),
             Event::NodesDrained { nodes } => {
                 core.drained = nodes;

@@ -73,6 +73,10 @@ pub enum Mutation {
     AcknowledgesWhatItFetches,
     /// A follower takes any snapshot, whatever it holds and knows.
     InstallsAnySnapshot,
+    /// Word of a copy that a leader made before is taken for word of the one that it makes.
+    SnapshotOfAnyAttempt,
+    /// A leader keeps its log for a follower that fails again and again.
+    FailuresHoldTheLog,
     /// A leader's log is not kept for a follower that is being rebuilt.
     LogIsNotKeptForTheRebuilt,
     /// What became of a write with an id does not go into the log.

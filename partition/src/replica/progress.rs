@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use paddock_coordination::Member;
 use paddock_storage::{Position, Sequence};
 
-use super::config::{LOG_READ_BYTES_MAX, ReplicaConfig, WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX};
+use super::config::{
+    LOG_READ_BYTES_MAX, ReplicaConfig, SNAPSHOT_FAILURES_MAX, WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX,
+};
 use super::message::Readiness;
 use super::mutation::broken;
 use super::timestamp::Timestamp;
@@ -53,11 +55,18 @@ enum Flow {
     LogRead(Window),
     /// The log no longer has what the follower lacks: it fetches a copy of the store.
     Snapshot(Announcement),
+    /// It could not have a copy: nothing is kept for it, and nothing sent to it, until then.
+    Paused {
+        /// When it is probed again.
+        until: Timestamp,
+    },
 }
 
 /// What a follower is told of the copy that is made for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Announcement {
+    /// Which copy it is in this reign.
+    attempt: u64,
     /// The last entry of its log; `None` while it is being made.
     last: Option<Position>,
     /// When it was said last.
@@ -227,7 +236,7 @@ impl Progress {
             Flow::Snapshot(Announcement { last: Some(last), .. }) if through >= last.sequence => {
                 self.flow = Flow::Replicate(Window::new(now));
             }
-            Flow::Replicate(_) | Flow::LogRead(_) | Flow::Snapshot(_) => {}
+            Flow::Replicate(_) | Flow::LogRead(_) | Flow::Snapshot(_) | Flow::Paused { .. } => {}
         }
     }
 
@@ -243,6 +252,9 @@ impl Progress {
             }
             return;
         }
+        if matches!(self.flow, Flow::Paused { .. }) {
+            return;
+        }
         let is_idle = matches!(&self.flow, Flow::Replicate(window) if window.messages.is_empty());
         // At the same place, with nothing under way, the follower wants to be asked.
         if next < self.next || (is_idle && next == self.next) {
@@ -255,6 +267,11 @@ impl Progress {
     pub(super) fn probe_due(&mut self, now: Timestamp, config: &ReplicaConfig) -> Option<Sequence> {
         if let Flow::Replicate(window) | Flow::LogRead(window) = &self.flow
             && window.is_overdue(now, config)
+        {
+            self.flow = Flow::Probe { sent_at: None };
+        }
+        if let Flow::Paused { until } = self.flow
+            && now >= until
         {
             self.flow = Flow::Probe { sent_at: None };
         }
@@ -312,8 +329,14 @@ impl Progress {
     }
 
     /// The log has no longer what was to be read for the follower. True if a copy of the store is to be made for it:
-    /// not for a member that counts, which holds all that can have been released.
-    pub(super) fn log_released(&mut self, now: Timestamp, leader_last: Sequence, counts: bool) -> bool {
+    /// not for a member that counts, which holds all that can have been released. It is the copy of that number.
+    pub(super) fn log_released(
+        &mut self,
+        now: Timestamp,
+        leader_last: Sequence,
+        counts: bool,
+        attempt: u64,
+    ) -> bool {
         self.log_read_open = false;
         if !matches!(self.flow, Flow::LogRead(_)) {
             return false;
@@ -322,33 +345,70 @@ impl Progress {
             self.flow = Flow::Probe { sent_at: Some(now) };
             return false;
         }
-        self.flow = Flow::Snapshot(Announcement::default());
+        self.flow = Flow::Snapshot(Announcement { attempt, last: None, sent_at: None });
         self.snapshot_open = true;
         self.rebuilt_from = Some(leader_last);
         true
     }
 
-    /// The copy was made, or could not be.
-    pub(super) fn snapshot_ready(&mut self, now: Timestamp, last: Option<Position>) {
+    /// A copy was made, or could not be. One that was asked for before the last one counts for nothing.
+    pub(super) fn snapshot_ready(
+        &mut self,
+        now: Timestamp,
+        attempt: u64,
+        last: Option<Position>,
+        config: &ReplicaConfig,
+    ) {
         if let Flow::Snapshot(announcement) = &mut self.flow
+            && (announcement.attempt == attempt || broken!(SnapshotOfAnyAttempt))
             && announcement.last.is_none()
         {
-            match last {
-                Some(last) => *announcement = Announcement { last: Some(last), sent_at: None },
-                None => self.flow = Flow::Probe { sent_at: Some(now) },
+            announcement.last = last;
+            if last.is_none() {
+                self.give_rebuild_up(now.plus_ms(config.rebuild_patience_ms()));
             }
         }
     }
 
+    /// The follower could not fetch a copy, and pauses. After too many failures nothing is kept for it meanwhile.
+    pub(super) fn snapshot_failed(
+        &mut self,
+        now: Timestamp,
+        attempt: u64,
+        failures: u32,
+        pause_ms: u64,
+        config: &ReplicaConfig,
+    ) {
+        if let Flow::Snapshot(announcement) = &self.flow
+            && announcement.attempt == attempt
+            && failures >= SNAPSHOT_FAILURES_MAX
+            && !broken!(FailuresHoldTheLog)
+        {
+            self.give_rebuild_up(now.plus_ms(pause_ms.min(config.fetch_pause_ms_max())));
+        }
+    }
+
+    /// Keeps nothing for the follower that is being rebuilt. One that fetches a copy goes without one until then.
+    pub(super) fn give_rebuild_up(&mut self, until: Timestamp) {
+        self.rebuilt_from = None;
+        if matches!(self.flow, Flow::Snapshot(_)) {
+            self.flow = Flow::Paused { until };
+        }
+    }
+
     /// Which copy the follower is to be told of now; it is said again until the follower has it.
-    pub(super) fn announcement_due(&mut self, now: Timestamp, config: &ReplicaConfig) -> Option<Position> {
+    pub(super) fn announcement_due(
+        &mut self,
+        now: Timestamp,
+        config: &ReplicaConfig,
+    ) -> Option<(u64, Position)> {
         let Flow::Snapshot(announcement) = &mut self.flow else { return None };
         let last = announcement.last?;
         if announcement.sent_at.is_some_and(|sent_at| now.since(sent_at) < config.resend_ms()) {
             return None;
         }
         announcement.sent_at = Some(now);
-        Some(last)
+        Some((announcement.attempt, last))
     }
 
     /// Whether the copy that was made for the follower is needed no more; says so once.
@@ -389,6 +449,7 @@ impl Progress {
             Flow::Replicate(_) => "replicating",
             Flow::LogRead(_) => "reading the log",
             Flow::Snapshot(_) => "installing a snapshot",
+            Flow::Paused { .. } => "waiting to install a snapshot",
         }
     }
 

@@ -80,6 +80,7 @@ impl OwnerLoop {
 impl Round {
     /// Says in the log that the disk is full, now and then.
     fn notice_full_disk(&mut self, partition: PartitionId, error: &paddock_storage::Error, now: Timestamp) {
+        self.disk_is_full = true;
         if is_due(&mut self.disk_full_noticed, now) {
             warn!(%partition, %error, "the disk is full");
         }

@@ -114,8 +114,11 @@ pub fn to_envelope(message: Message) -> (Epoch, WireMessage) {
         Message::Mismatch { epoch, hint } => {
             (epoch, WireMessage::Mismatch(wire::Mismatch { hint: Some(position_to_wire(hint)) }))
         }
-        Message::Snapshot { epoch, last } => {
-            (epoch, WireMessage::Snapshot(wire::Snapshot { last: Some(position_to_wire(last)) }))
+        Message::Snapshot { epoch, attempt, last } => {
+            (epoch, WireMessage::Snapshot(wire::Snapshot { last: Some(position_to_wire(last)), attempt }))
+        }
+        Message::SnapshotFailed { epoch, attempt, failures, pause_ms } => {
+            (epoch, WireMessage::SnapshotFailed(wire::SnapshotFailed { attempt, failures, pause_ms }))
         }
         Message::Release { epoch, sent_at } => {
             (epoch, WireMessage::Release(wire::Release { sent_at_ms: sent_at.0 }))
@@ -154,7 +157,11 @@ fn from_envelope(epoch: Epoch, message: Option<WireMessage>) -> Result<Message, 
             Message::Mismatch { epoch, hint: position_from_wire(mismatch.hint) }
         }
         WireMessage::Snapshot(snapshot) => {
-            Message::Snapshot { epoch, last: position_from_wire(snapshot.last) }
+            Message::Snapshot { epoch, attempt: snapshot.attempt, last: position_from_wire(snapshot.last) }
+        }
+        WireMessage::SnapshotFailed(failed) => {
+            let wire::SnapshotFailed { attempt, failures, pause_ms } = failed;
+            Message::SnapshotFailed { epoch, attempt, failures, pause_ms }
         }
         WireMessage::Release(release) => Message::Release { epoch, sent_at: Timestamp(release.sent_at_ms) },
         WireMessage::Stale(wire::Stale {}) => Message::Stale { epoch },

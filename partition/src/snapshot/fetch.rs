@@ -1,26 +1,27 @@
 //! Fetching the copy that a leader keeps: one call, whose pieces are written beside the store as they come.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use paddock_coordination::{Epoch, NodeId};
+use paddock_coordination::Epoch;
 use paddock_proto::limits::MESSAGE_BYTES_MAX;
 use paddock_proto::replication::v1 as wire;
 use paddock_proto::replication::v1::fetch_snapshot_response::Part;
 use paddock_proto::replication::v1::replication_service_client::ReplicationServiceClient;
-use paddock_storage::{IncomingCopy, Position};
+use paddock_storage::{Error as StoreError, IncomingCopy};
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 use tracing::info;
 
-use super::{CatchUp, FetchedStore, Progress, Served, durable_state};
+use super::{CatchUp, FetchedStore, Order, Progress, Served, durable_state};
 use crate::peer;
 use crate::replica::DurableState;
 use crate::retries::Retries;
 
-/// The longest that a leader may take from one piece to the next.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait before a leader that sends somebody else a snapshot is asked again. Others of this node may have their
+/// turn meanwhile.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a snapshot was not fetched.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +39,10 @@ pub enum FetchError {
     /// What came breaks the protocol, or is damaged.
     #[error("the leader sent {0}")]
     Broken(&'static str),
-    /// It ended early, or nothing came any more.
+    /// Nothing came any more.
+    #[error("the leader sent nothing for {} s", .0.as_secs_f32())]
+    Stalled(Duration),
+    /// It ended early.
     #[error("the transfer ended after {done} of {total} bytes")]
     Ended {
         /// Bytes that had come.
@@ -46,20 +50,46 @@ pub enum FetchError {
         /// Bytes in all.
         total: u64,
     },
+    /// It would take room that others of this node need.
+    #[error(
+        "no room on the disk: {needed} bytes more of it need room, {free} are free, and of these {reserve} have to stay \
+         free for the other writes of this node (--snapshot-reserve-mib)"
+    )]
+    NoRoom {
+        /// Bytes that room is needed for.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that have to stay so.
+        reserve: u64,
+    },
     /// It could not be written, or is no whole store.
     #[error(transparent)]
-    Store(#[from] paddock_storage::Error),
+    Store(#[from] StoreError),
     /// This node is stopping.
     #[error("this node is stopping")]
     Stopping,
 }
 
-/// What to fetch.
-pub(super) struct Order {
-    pub(super) from: NodeId,
-    pub(super) epoch: Epoch,
-    pub(super) last: Position,
-    pub(super) progress: Arc<Progress>,
+impl FetchError {
+    /// The kind of it, in a word, for whoever counts.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            FetchError::NoRoom { .. } | FetchError::Store(StoreError::DiskFull { .. }) => "no_room",
+            FetchError::Stalled(_) => "stalled",
+            FetchError::Broken(_) | FetchError::Store(_) => "damaged",
+            FetchError::NoAddress
+            | FetchError::Connect(_)
+            | FetchError::Call(_)
+            | FetchError::Ended { .. }
+            | FetchError::Stopping => "interrupted",
+        }
+    }
+
+    /// The leader sends another one, to somebody else.
+    fn is_not_our_turn(&self) -> bool {
+        matches!(self, FetchError::Call(status) if status.code() == Code::ResourceExhausted)
+    }
 }
 
 /// Fetches a snapshot, and returns it as a store that is open and verified, with what its log says.
@@ -68,33 +98,63 @@ pub(super) async fn fetch(
     served: &Served,
     tasks: &TaskTracker,
     order: Order,
+    progress: &Progress,
 ) -> Result<(FetchedStore, DurableState), FetchError> {
-    let _turn = shared.receiving.acquire().await.map_err(|_| FetchError::Stopping)?;
+    // Until the leader's turn comes to us, or it keeps the copy no more.
+    loop {
+        let turn = shared.receiving.acquire().await.map_err(|_| FetchError::Stopping)?;
+        let outcome = fetch_in_turn(shared, served, tasks, order, progress).await;
+        drop(turn);
+        match outcome {
+            Err(error) if error.is_not_our_turn() => sleep(BUSY_PAUSE).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn fetch_in_turn(
+    shared: &CatchUp,
+    served: &Served,
+    tasks: &TaskTracker,
+    order: Order,
+    progress: &Progress,
+) -> Result<(FetchedStore, DurableState), FetchError> {
+    let from = order.from.node;
     let begun = Instant::now();
-    let address = shared.addresses.borrow().get(&order.from).cloned().ok_or(FetchError::NoAddress)?;
+    let address = shared.addresses.borrow().get(&from).cloned().ok_or(FetchError::NoAddress)?;
     let mut parts = call(shared, served, &order, &address).await?;
     let _underway = shared.pace.begin();
-    let Some(Part::Beginning(beginning)) = next(&mut parts).await? else {
+    let Some(Part::Beginning(beginning)) = next(&mut parts, shared.stall_timeout).await? else {
         return Err(FetchError::Broken("no beginning"));
     };
-    order.progress.begin(beginning.total_bytes);
-    let (place, storage) = (served.place.clone(), shared.storage.clone());
+    let (mut files, mut done, total) = (0, 0, beginning.total_bytes);
+    progress.begin(total);
+    let (place, storage, reserve) = (served.place.clone(), shared.storage.clone(), shared.reserve_bytes);
     let begin = move || IncomingCopy::begin(&place, &storage);
     let mut writing = Writing { copy: Some(blocking(tasks, begin).await??), tasks };
-    let (mut files, mut done, total) = (0, 0, beginning.total_bytes);
-    while let Some(part) = next(&mut parts).await? {
+    writing.with(move |copy| leave_room(copy, total, reserve)).await??;
+    while let Some(part) = next(&mut parts, shared.stall_timeout).await? {
         match part {
             Part::Beginning(_) => return Err(FetchError::Broken("a second beginning")),
             Part::File(file) => {
                 files += 1;
+                if file.length_bytes > total - done {
+                    return Err(FetchError::Broken("a file of more bytes than it announced"));
+                }
+                // Its room is taken at once.
+                let length_bytes = file.length_bytes;
+                writing.with(move |copy| leave_room(copy, length_bytes, reserve)).await??;
                 writing.with(move |copy| copy.begin_file(&file.name, file.length_bytes)).await??;
             }
             Part::Bytes(wire::SnapshotBytes { data, crc }) => {
                 let bytes = data.len() as u64;
-                shared.pace.take(data.len()).await;
-                writing.with(move |copy| write(copy, &data, crc)).await??;
                 done += bytes;
-                order.progress.add(bytes);
+                if done > total {
+                    return Err(FetchError::Broken("more bytes than it announced"));
+                }
+                shared.pace.take(data.len()).await;
+                writing.with(move |copy| write(copy, &data, crc, reserve)).await??;
+                progress.add(bytes);
                 shared.metrics.received_bytes.inc_by(bytes);
             }
         }
@@ -108,8 +168,7 @@ pub(super) async fn fetch(
         return Err(FetchError::Broken("another copy than it announced"));
     }
     let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    info!(partition = %served.partition, from = %order.from, bytes = done, elapsed_ms,
-        "a snapshot was fetched and verified");
+    info!(partition = %served.partition, %from, bytes = done, elapsed_ms, "a snapshot was fetched and verified");
     Ok((fetched, state))
 }
 
@@ -126,15 +185,19 @@ async fn call(
         partition_uuid: served.partition_uuid.to_string(),
         epoch: order.epoch.0,
         last: Some(wire::Position { epoch: order.last.epoch, sequence: order.last.sequence.0 }),
+        attempt: order.attempt,
     });
-    peer::introduce(request.metadata_mut(), shared.cluster, order.from, shared.me);
-    // It waits for its turn there, for as long as the connection stands.
+    peer::introduce(request.metadata_mut(), shared.cluster, order.from.node, shared.me);
+    // It waits for its turn there.
     Ok(client.fetch_snapshot(request).await?.into_inner())
 }
 
-async fn next(parts: &mut Streaming<wire::FetchSnapshotResponse>) -> Result<Option<Part>, FetchError> {
-    match tokio::time::timeout(PIECE_TIMEOUT, parts.message()).await {
-        Err(_) => Err(FetchError::Broken("nothing for too long")),
+async fn next(
+    parts: &mut Streaming<wire::FetchSnapshotResponse>,
+    stall_timeout: Duration,
+) -> Result<Option<Part>, FetchError> {
+    match timeout(stall_timeout, parts.message()).await {
+        Err(_) => Err(FetchError::Stalled(stall_timeout)),
         Ok(message) => match message? {
             None => Ok(None),
             Some(response) => response.part.map(Some).ok_or(FetchError::Broken("an empty part")),
@@ -142,10 +205,22 @@ async fn next(parts: &mut Streaming<wire::FetchSnapshotResponse>) -> Result<Opti
     }
 }
 
-fn write(copy: &mut IncomingCopy, data: &Bytes, crc: u32) -> Result<(), FetchError> {
+/// Fails if so many more bytes would take what has to stay free.
+fn leave_room(copy: &IncomingCopy, needed: u64, reserve: u64) -> Result<(), FetchError> {
+    match copy.free_bytes()? {
+        Some(free) if free < needed.saturating_add(reserve) => {
+            Err(FetchError::NoRoom { needed, free, reserve })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write(copy: &mut IncomingCopy, data: &Bytes, crc: u32, reserve: u64) -> Result<(), FetchError> {
     if crc32fast::hash(data) != crc {
         return Err(FetchError::Broken("bytes that do not fit their checksum"));
     }
+    // Room for these was taken with the file. But others write on this disk meanwhile.
+    leave_room(copy, 0, reserve)?;
     Ok(copy.write(data)?)
 }
 
@@ -183,7 +258,7 @@ impl Writing<'_> {
                     return Err(error);
                 }
             };
-            Ok::<_, paddock_storage::Error>((FetchedStore::new(store, retries, storage), state))
+            Ok::<_, StoreError>((FetchedStore::new(store, retries, storage), state))
         };
         Ok(blocking(self.tasks, finish).await??)
     }

@@ -19,12 +19,12 @@ pub struct Outgoing {
 #[derive(Debug, Default)]
 struct Slots {
     by_follower: HashMap<NodeId, Slot>,
-    tokens: u64,
 }
 
 #[derive(Debug)]
 struct Slot {
-    token: u64,
+    epoch: Epoch,
+    attempt: u64,
     /// `None` while it is being made.
     kept: Option<Arc<Kept>>,
 }
@@ -33,6 +33,7 @@ struct Slot {
 #[derive(Debug)]
 pub struct Kept {
     epoch: Epoch,
+    attempt: u64,
     last: Position,
     copy: OutgoingCopy,
     total_bytes: u64,
@@ -43,11 +44,11 @@ pub struct Kept {
 impl Kept {
     /// A copy that was just written.
     #[must_use]
-    pub fn new(epoch: Epoch, last: Position, copy: OutgoingCopy) -> Self {
+    pub fn new(epoch: Epoch, attempt: u64, last: Position, copy: OutgoingCopy) -> Self {
         let total_bytes = copy.files().iter().map(|file| file.length_bytes).sum();
         let progress = Progress::default();
         progress.begin(total_bytes);
-        Kept { epoch, last, copy, total_bytes, progress, forgotten: CancellationToken::new() }
+        Kept { epoch, attempt, last, copy, total_bytes, progress, forgotten: CancellationToken::new() }
     }
 
     /// Its files.
@@ -80,24 +81,19 @@ impl Kept {
 }
 
 impl Outgoing {
-    /// A copy is being made for a follower; returns what it is to be kept by.
-    pub(super) fn expect(&self, to: NodeId) -> u64 {
-        let mut slots = self.slots.lock();
-        slots.tokens += 1;
-        let token = slots.tokens;
-        if let Some(Slot { kept: Some(former), .. }) =
-            slots.by_follower.insert(to, Slot { token, kept: None })
-        {
+    /// A copy is being made for a follower, the so-many-th of an epoch.
+    pub(super) fn expect(&self, to: NodeId, epoch: Epoch, attempt: u64) {
+        let former = self.slots.lock().by_follower.insert(to, Slot { epoch, attempt, kept: None });
+        if let Some(Slot { kept: Some(former), .. }) = former {
             former.forgotten.cancel();
         }
-        token
     }
 
     /// Keeps a copy that was made. False: it is not wanted any more.
-    pub(super) fn keep(&self, to: NodeId, token: u64, kept: Kept) -> bool {
+    pub(super) fn keep(&self, to: NodeId, kept: Kept) -> bool {
         let mut slots = self.slots.lock();
         match slots.by_follower.get_mut(&to) {
-            Some(slot) if slot.token == token => {
+            Some(slot) if (slot.epoch, slot.attempt) == (kept.epoch, kept.attempt) => {
                 slot.kept = Some(Arc::new(kept));
                 true
             }
@@ -107,10 +103,11 @@ impl Outgoing {
 
     /// The copy that a follower asks for.
     #[must_use]
-    pub fn find(&self, to: NodeId, epoch: Epoch, last: Position) -> Option<Arc<Kept>> {
+    pub fn find(&self, to: NodeId, epoch: Epoch, attempt: u64, last: Position) -> Option<Arc<Kept>> {
         let slots = self.slots.lock();
         let kept = slots.by_follower.get(&to)?.kept.as_ref()?;
-        (kept.epoch == epoch && kept.last == last).then(|| Arc::clone(kept))
+        let is_it = (kept.epoch, kept.attempt, kept.last) == (epoch, attempt, last);
+        is_it.then(|| Arc::clone(kept))
     }
 
     pub(super) fn forget(&self, to: NodeId) -> Option<Arc<Kept>> {

@@ -1,5 +1,5 @@
 //! The operating system's disk, with a gate: while it is shut for a directory, no run is made there, so that nothing is
-//! compacted.
+//! compacted; or no store is opened there.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,14 +16,23 @@ pub struct GatedDisk {
 
 #[derive(Debug, Default)]
 struct Gate {
-    shut_for: Mutex<Option<PathBuf>>,
+    shut_for: Mutex<Option<(What, PathBuf)>>,
     told: Condvar,
+    /// What is said to be free below a path that begins like this.
+    free: Mutex<Option<(PathBuf, u64)>>,
+}
+
+/// What is not done while the gate is shut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    MakingRuns,
+    OpeningStores,
 }
 
 impl GatedDisk {
-    /// From now on whoever makes a run below this directory waits.
-    pub fn shut_for(&self, directory: &Path) {
-        *self.gate.shut_for.lock() = Some(directory.to_owned());
+    /// From now on whoever does this below a path that begins like this one waits.
+    pub fn shut_for(&self, what: What, prefix: &Path) {
+        *self.gate.shut_for.lock() = Some((what, prefix.to_owned()));
     }
 
     /// Nobody waits any more.
@@ -32,13 +41,22 @@ impl GatedDisk {
         self.gate.told.notify_all();
     }
 
-    fn pass(&self, path: &Path) {
-        let is_run = path.to_string_lossy().ends_with(".run.tmp");
+    /// From now on there is said to be so much room below a path that begins like this one; `None`: the truth.
+    pub fn say_free(&self, free: Option<(&Path, u64)>) {
+        *self.gate.free.lock() = free.map(|(prefix, bytes)| (prefix.to_owned(), bytes));
+    }
+
+    fn pass(&self, what: What, path: &Path) {
         let mut shut_for = self.gate.shut_for.lock();
-        while is_run && shut_for.as_ref().is_some_and(|directory| path.starts_with(directory)) {
+        while shut_for.as_ref().is_some_and(|(shut, prefix)| *shut == what && begins(path, prefix)) {
             self.gate.told.wait(&mut shut_for);
         }
     }
+}
+
+/// By characters, so that a place stands for all directories of it.
+fn begins(path: &Path, prefix: &Path) -> bool {
+    path.to_string_lossy().starts_with(&*prefix.to_string_lossy())
 }
 
 impl Disk for GatedDisk {
@@ -59,7 +77,9 @@ impl Disk for GatedDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.pass(path);
+        if path.to_string_lossy().ends_with(".run.tmp") {
+            self.pass(What::MakingRuns, path);
+        }
         SystemDisk.create(path)
     }
 
@@ -83,6 +103,13 @@ impl Disk for GatedDisk {
         SystemDisk.link(from, to)
     }
 
+    fn free_bytes(&self, directory: &Path) -> io::Result<Option<u64>> {
+        match &*self.gate.free.lock() {
+            Some((prefix, bytes)) if begins(directory, prefix) => Ok(Some(*bytes)),
+            _ => SystemDisk.free_bytes(directory),
+        }
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         SystemDisk.remove(path)
     }
@@ -92,6 +119,7 @@ impl Disk for GatedDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        self.pass(What::OpeningStores, path);
         SystemDisk.lock(path)
     }
 

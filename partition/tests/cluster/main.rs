@@ -354,7 +354,7 @@ const WRITES_MAX: u32 = 200;
 async fn writes_wait_for_a_compaction_that_is_behind_and_reads_do_not() {
     let (cluster, disk) = cluster_that_compacts(1).await;
     let mut stream = cluster.leader_stream(0).await;
-    disk.shut_for(cluster.data(cluster.leader(0).await));
+    disk.shut_for(gate::What::MakingRuns, cluster.data(cluster.leader(0).await));
     let value = "v".repeat(4 << 10);
     let mut last = None;
     for n in 0..WRITES_MAX {
@@ -390,7 +390,7 @@ async fn a_follower_whose_compaction_is_behind_is_gone_on_without_until_it_has_c
     cluster.in_sync(0, 2).await;
     let mut leader = cluster.leader_stream(0).await;
     let follower = cluster.follower(0).await;
-    disk.shut_for(cluster.data(follower));
+    disk.shut_for(gate::What::MakingRuns, cluster.data(follower));
     let value = "v".repeat(4 << 10);
     let mut last = 0;
     for n in 0..WRITES_MAX {
@@ -400,5 +400,30 @@ async fn a_follower_whose_compaction_is_behind_is_gone_on_without_until_it_has_c
     disk.open();
     cluster.in_sync(0, 2).await;
     cluster.applied(follower, 0, last).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_opens_slowly_holds_up_no_other_one() {
+    let disk = gate::GatedDisk::default();
+    let storage = paddock_storage::Options::new().disk(std::sync::Arc::new(disk.clone()));
+    let mut cluster = Cluster::start_with(1, 2, storage).await;
+    for partition in [0, 1] {
+        let mut stream = cluster.leader_stream(partition).await;
+        version(&stream.settled_write(support::on(partition, put("k", "v"))).await);
+    }
+    let node = cluster.leader(0).await;
+    let parked = cluster.stop_node(node).await;
+    // The store of the first partition, which is the first to be opened.
+    disk.shut_for(gate::What::OpeningStores, &parked.data().join("partitions/0-"));
+    cluster.start_node(parked).await;
+    let mut stream = cluster.stream(node).await;
+    let other = stream.settled(support::on(1, read("k"))).await;
+    assert_eq!(value(&other).as_deref(), Some(&b"v"[..]), "the second one serves");
+    // It is led by then: so the map, which tells replicas the states of their partitions, was read on.
+    version(&stream.settled_write(support::on(1, put("more", "v"))).await);
+    disk.open();
+    let first = stream.settled(read("k")).await;
+    assert_eq!(value(&first).as_deref(), Some(&b"v"[..]));
     cluster.stop().await;
 }

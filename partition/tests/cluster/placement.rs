@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use paddock_coordination::NodeId;
 
 use crate::support::{Cluster, put, read};
 use crate::{value, version};
@@ -84,5 +85,35 @@ async fn a_node_that_is_gone_for_too_long_is_replaced() {
     write(&cluster, 200..210).await;
     check(&cluster, 0..210).await;
     cluster.settled_on(0, &[follower, spare]).await;
+    cluster.stop().await;
+}
+
+/// The names of what a node has of replicas.
+fn files(cluster: &Cluster, node: NodeId) -> Vec<String> {
+    let entries = std::fs::read_dir(cluster.data(node).join("partitions")).expect("a folder");
+    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_replica_that_left_go_when_another_epoch_has_shown_that_nobody_counts_on_them() {
+    let cluster = Cluster::start_with_spares(3, None).await;
+    cluster.in_sync(0, 2).await;
+    write(&cluster, 0..100).await;
+    let (leader, follower) = (cluster.leader(0).await, cluster.follower(0).await);
+    let spare = cluster.spares(0).await[0];
+    cluster.set_target(0, &[leader, spare]).await;
+    cluster.settled_on(0, &[leader, spare]).await;
+    // The node has looked for them often enough, and is not sure: this may be the state of an old backup.
+    let departed = "paddock_partition_departed_replicas 1";
+    cluster.metrics_until(follower, |text| text.contains(departed)).await;
+    assert_eq!(files(&cluster, follower).len(), 1);
+    cluster.transfer_when_possible(leader, 0, Some(spare)).await;
+    cluster.metrics_until(follower, |_| files(&cluster, follower).is_empty()).await;
+    cluster.metrics_until(follower, |text| text.contains("paddock_partition_departed_replicas 0")).await;
+
+    // It may come back, with nothing.
+    cluster.set_target(0, &[spare, follower]).await;
+    cluster.settled_on(0, &[spare, follower]).await;
+    check(&cluster, 0..100).await;
     cluster.stop().await;
 }

@@ -20,6 +20,8 @@ use paddock_proto::admin::v1::{
     GetNodeStatusRequest, Replica, TransferNodeLeadershipRequest, TransferNodeLeadershipResponse,
 };
 use paddock_proto::metadata;
+use paddock_proto::replication::v1::replication_service_client::ReplicationServiceClient;
+use paddock_proto::replication::v1::{FetchSnapshotRequest, FetchSnapshotResponse, Position};
 use paddock_proto::request_id::RequestId;
 use paddock_proto::v1::exchange_service_client::ExchangeServiceClient;
 use paddock_proto::v1::precondition::Condition;
@@ -37,6 +39,8 @@ use tonic::{Status, Streaming};
 
 /// How long anything may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// So that it is seen.
+const REMOVE_DEPARTED_AFTER: Duration = Duration::from_millis(200);
 /// A short lease, so that failures are noticed soon.
 const LEASE_MS: u64 = 300;
 
@@ -112,6 +116,7 @@ fn config(
         new_cluster: shape.clone(),
         storage,
         replace_after,
+        remove_departed_after: Some(REMOVE_DEPARTED_AFTER),
         catch_up,
     }
 }
@@ -381,8 +386,28 @@ impl Cluster {
 
     /// What a node's `/readyz` says: the status line's code, and the body.
     pub async fn ready(address: SocketAddr) -> std::io::Result<(u16, String)> {
+        Cluster::http(address, "/readyz").await
+    }
+
+    /// A node's metrics.
+    pub async fn metrics(&self, node: NodeId) -> String {
+        Cluster::http(self.http_address(node), "/metrics").await.expect("metrics").1
+    }
+
+    /// Waits until a node's metrics fulfil a condition.
+    pub async fn metrics_until(&self, node: NodeId, condition: impl Fn(&str) -> bool) {
+        let wait = async {
+            while !condition(&self.metrics(node).await) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the metrics get there");
+    }
+
+    async fn http(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
@@ -459,6 +484,36 @@ impl Cluster {
         let record: NodeRecord = records::decode(&found.value).expect("a record");
         let record = records::encode(&NodeRecord { drained, ..record });
         self.observer.compare_and_set(&path, record, found.version).await.expect("nobody else writes");
+    }
+
+    /// Asks a leader for the first snapshot of its reign, which it keeps for a node, in that node's name.
+    pub async fn fetch_snapshot(
+        &self,
+        leader: NodeId,
+        as_node: NodeId,
+        partition: u32,
+        last: u64,
+    ) -> Streaming<FetchSnapshotResponse> {
+        let (partition_uuid, epoch) = self
+            .until("a partition", |map| {
+                let state = &map.partitions.get(&PartitionId(partition))?.state;
+                Some((state.partition_uuid, state.epoch.0))
+            })
+            .await;
+        let address = format!("http://{}", self.address(leader));
+        let mut client = ReplicationServiceClient::connect(address).await.expect("connects");
+        let mut request = tonic::Request::new(FetchSnapshotRequest {
+            partition_id: partition,
+            partition_uuid: partition_uuid.to_string(),
+            epoch,
+            last: Some(Position { epoch, sequence: last }),
+            attempt: 1,
+        });
+        let header = request.metadata_mut();
+        header.insert(metadata::CLUSTER_ID, self.id().to_string().parse().expect("ASCII"));
+        header.insert(metadata::NODE_ID, leader.to_string().parse().expect("ASCII"));
+        header.insert(metadata::FROM_NODE_ID, as_node.to_string().parse().expect("ASCII"));
+        client.fetch_snapshot(request).await.expect("there is one").into_inner()
     }
 
     /// A stream to a node.

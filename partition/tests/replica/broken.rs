@@ -31,6 +31,8 @@ const SCRIPTS: &[(&str, &[Mutation])] = &[
     ("published_tikv_964_a_grant_counts_from_its_heartbeat", &[Mutation::GrantsCountFromTheirArrival]),
     ("published_zookeeper_4925_commits_that_it_forgot", &[Mutation::OlderStatesAreBelieved]),
     ("handover_release_is_late", &[Mutation::FollowsOldReleases]),
+    ("snapshot_ready_of_an_earlier_attempt_counts_for_nothing", &[Mutation::SnapshotOfAnyAttempt]),
+    ("snapshot_that_fails_again_and_again_holds_no_log", &[Mutation::FailuresHoldTheLog]),
     ("snapshot_when_the_log_no_longer_reaches", &[Mutation::AcknowledgesWhatItFetches]),
     ("staleness_is_measured_by_what_the_leader_echoes", &[Mutation::StalenessFromTheAnswer]),
 ];

@@ -94,6 +94,7 @@ pub(crate) enum Request {
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     epoch: Epoch,
+    attempt: u64,
     disk: Disk,
 }
 
@@ -102,7 +103,9 @@ pub(crate) struct Snapshot {
 struct Fetch {
     from: Member,
     epoch: Epoch,
+    attempt: u64,
     last: Position,
+    fetch: u64,
 }
 
 /// One node.
@@ -126,6 +129,8 @@ pub(crate) struct Node {
     snapshots: BTreeMap<NodeId, Snapshot>,
     /// Copies that were made, and the replica does not know yet.
     prepared: VecDeque<Event>,
+    /// They are made known when asked to.
+    pub(crate) holds_copies: bool,
     fetch: Option<Fetch>,
     fetched: Option<Disk>,
     /// Its process stands still until then: it neither hears nor ticks, while its clock runs on.
@@ -222,6 +227,7 @@ impl Cluster {
                 watch_is_off: false,
                 snapshots: BTreeMap::new(),
                 prepared: VecDeque::new(),
+                holds_copies: false,
                 fetch: None,
                 fetched: None,
                 paused_until: 0,
@@ -366,28 +372,31 @@ impl Cluster {
             }
             Effect::ReadState => self.request(index, Request::Read, events),
             Effect::BecameLeader { epoch } => self.checker.became_leader(&self.nodes[index], epoch),
-            Effect::SendSnapshot { to } => {
+            Effect::SendSnapshot { to, attempt } => {
                 let epoch = node.replica.as_ref().unwrap().epoch();
                 let mut disk = node.disk.clone();
                 disk.durable = disk.entries.len();
                 let last = Some(disk.position(disk.entries.len()));
-                node.snapshots.insert(to, Snapshot { epoch, disk });
-                let ready = Event::SnapshotReady { to, epoch, last };
-                if self.is_prompt {
+                node.snapshots.insert(to, Snapshot { epoch, attempt, disk });
+                let ready = Event::SnapshotReady { to, epoch, attempt, last };
+                if self.is_prompt && !node.holds_copies {
                     events.push_back(ready);
                 } else {
                     node.prepared.push_back(ready);
                 }
             }
             Effect::DropSnapshot { to } => drop(node.snapshots.remove(&to)),
-            Effect::FetchSnapshot { from, epoch, last } => {
-                (node.fetch, node.fetched) = (Some(Fetch { from, epoch, last }), None);
+            Effect::FetchSnapshot { from, epoch, attempt, last, fetch } => {
+                let fetch = Fetch { from, epoch, attempt, last, fetch };
+                (node.fetch, node.fetched) = (Some(fetch), None);
             }
             Effect::DiscardSnapshot => (node.fetch, node.fetched) = (None, None),
-            Effect::InstallSnapshot { last } => {
+            Effect::InstallSnapshot { last, apply_through } => {
                 let copy = node.fetched.take().unwrap();
                 assert_eq!(copy.position(copy.entries.len()), last, "the copy ends elsewhere");
-                node.disk = Disk { epoch_seen: node.disk.epoch_seen, ..copy };
+                let applied = usize::try_from(apply_through.0).unwrap();
+                assert!(applied >= node.disk.applied, "what is applied never falls");
+                node.disk = Disk { epoch_seen: node.disk.epoch_seen, applied, ..copy };
                 node.apply_through = node.disk.applied;
                 self.checker.installed(&self.nodes[index], &self.states.last().unwrap().state);
             }
@@ -405,13 +414,16 @@ impl Cluster {
 
     /// What a node fetches has arrived, or could not be had. False: it fetches nothing.
     pub(crate) fn finish_fetch(&mut self, index: usize, is_whole: bool) -> bool {
-        let Some(Fetch { from, epoch, last }) = self.nodes[index].fetch.take() else { return false };
+        let Some(Fetch { from, epoch, attempt, last, fetch }) = self.nodes[index].fetch.take() else {
+            return false;
+        };
         let me = self.nodes[index].id();
         let is_cut = self.nodes[index].is_isolated;
         let sends = |node: &&Node| node.member() == from && node.replica.is_some() && !node.is_isolated;
         let leader = self.nodes.iter().find(sends).filter(|_| is_whole && !is_cut);
         let copy = leader.and_then(|leader| leader.snapshots.get(&me)).cloned();
-        let copy = copy.filter(|copy| copy.epoch == epoch).map(|copy| copy.disk);
+        let copy = copy.filter(|copy| copy.epoch == epoch && copy.attempt == attempt);
+        let copy = copy.map(|copy| copy.disk);
         let copy = copy.filter(|disk| disk.position(disk.entries.len()) == last);
         let state = copy.as_ref().map(Disk::recover);
         self.nodes[index].fetched = copy;
@@ -420,13 +432,15 @@ impl Cluster {
             self.nodes[index].name,
             if state.is_some() { "has it" } else { "has nothing" }
         ));
-        self.step(index, Event::SnapshotFetched { last, state });
+        self.step(index, Event::SnapshotFetched { fetch, state });
         true
     }
 
     fn finish_fetches(&mut self) {
         for index in 0..self.nodes.len() {
-            self.prepare(index);
+            if !self.nodes[index].holds_copies {
+                self.prepare(index);
+            }
             self.finish_fetch(index, true);
         }
     }

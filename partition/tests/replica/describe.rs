@@ -67,7 +67,10 @@ pub(crate) fn message(message: &Message) -> String {
         }
         Message::Ack { sequence, .. } => format!("ack {sequence}"),
         Message::Mismatch { hint, .. } => format!("mismatch hint {}", position(*hint)),
-        Message::Snapshot { last, .. } => format!("snapshot through {}", position(*last)),
+        Message::Snapshot { attempt, last, .. } => format!("snapshot {attempt} through {}", position(*last)),
+        Message::SnapshotFailed { attempt, failures, pause_ms, .. } => {
+            format!("snapshot {attempt} failed, {failures} in a row, pause of {pause_ms} ms")
+        }
         Message::Release { sent_at, .. } => format!("release at {}", sent_at.0),
         Message::Stale { .. } => "stale".to_owned(),
     };
@@ -91,12 +94,14 @@ pub(crate) fn effect(name: char, effect: &Effect) -> String {
         Effect::SendLog { to, previous, .. } => {
             format!("send the log to {} after {}", node(*to), position(*previous))
         }
-        Effect::SendSnapshot { to } => format!("make a snapshot for {}", node(*to)),
+        Effect::SendSnapshot { to, attempt } => format!("make snapshot {attempt} for {}", node(*to)),
         Effect::DropSnapshot { to } => format!("drop the snapshot for {}", node(*to)),
-        Effect::FetchSnapshot { from, last, .. } => {
-            format!("fetch the snapshot of {} through {}", member(*from), position(*last))
+        Effect::FetchSnapshot { from, attempt, last, fetch, .. } => {
+            format!("fetch {fetch}: snapshot {attempt} of {} through {}", member(*from), position(*last))
         }
-        Effect::InstallSnapshot { last } => format!("INSTALL the snapshot through {}", position(*last)),
+        Effect::InstallSnapshot { last, apply_through } => {
+            format!("INSTALL the snapshot through {}, apply through {apply_through}", position(*last))
+        }
         Effect::DiscardSnapshot => "discard the snapshot".to_owned(),
         Effect::Apply { through } => format!("apply through {through}"),
         Effect::WriteState { expected, state: written } => {

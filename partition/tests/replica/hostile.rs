@@ -54,7 +54,7 @@ fn message(chance: &mut Chance, cluster: &Cluster, index: usize) -> Option<Messa
         which => known[which],
     };
     let sent_at = Timestamp(number(chance, cluster.nodes[index].clock(cluster.now).0));
-    Some(match chance.below(10) {
+    Some(match chance.below(11) {
         0 => Message::Heartbeat { epoch, sent_at, commit: sequence, echo: chance.below(u64::MAX) },
         1 => {
             let all = [Readiness::NotNow, Readiness::CanTakeOver, Readiness::Leaving];
@@ -63,7 +63,12 @@ fn message(chance: &mut Chance, cluster: &Cluster, index: usize) -> Option<Messa
         2 => Message::Ack { epoch, sequence },
         3 => Message::Mismatch { epoch, hint: position },
         4 => Message::Stale { epoch },
-        5 => Message::Snapshot { epoch, last: position },
+        5 => Message::Snapshot { epoch, attempt: number(chance, 1), last: position },
+        7 => {
+            let failures = u32::try_from(chance.below(9)).unwrap_or(0);
+            let (attempt, pause_ms) = (number(chance, 1), number(chance, 100));
+            Message::SnapshotFailed { epoch, attempt, failures, pause_ms }
+        }
         6 => Message::Release { epoch, sent_at },
         _ => {
             let entries = entries(chance, epoch.0, position);

@@ -15,6 +15,9 @@
 //! slow A | sync A | apply A | fast A  holds back syncing and applying
 //! release A N                         the first N entries leave the log of A
 //! fetch A | fetch A broken            the snapshot that A fetches arrives, or does not
+//! hold A | ready A                    A's copies for followers take their time; the oldest one is ready
+//! full A                              the disk of A is full
+//! needed A                            from where on A keeps its log for followers that are being rebuilt
 //! coordination MODE A                 up, down, hold, written, lost: see `Link`
 //! execute A                           what A asked for while on hold happens now, the answers are lost
 //! watch off A | watch on A            the watch of a node shows nothing new; then what is in force
@@ -60,6 +63,7 @@ impl Filter {
             Message::Ack { .. } => "ack",
             Message::Mismatch { .. } => "mismatch",
             Message::Snapshot { .. } => "snapshot",
+            Message::SnapshotFailed { .. } => "failed",
             Message::Release { .. } => "release",
             Message::Stale { .. } => "stale",
         };
@@ -201,6 +205,13 @@ fn on_node(cluster: &mut Cluster, index: usize, name: &str, words: &[&str], kept
             });
         }
         "log" => return Ok(log(cluster, index)),
+        "needed" => {
+            let Some(replica) = &cluster.nodes[index].replica else { return Err("it is down".into()) };
+            return Ok(match replica.log_needed() {
+                Some(first) => format!("keeps its log from {first} on\n"),
+                None => "keeps no log for anybody\n".to_owned(),
+            });
+        }
         "crash" => cluster.crash(index, usize::try_from(kept.unwrap_or(0))?),
         "restart" => cluster.start(index),
         "wipe" => cluster.wipe(index),
@@ -216,6 +227,9 @@ fn on_node(cluster: &mut Cluster, index: usize, name: &str, words: &[&str], kept
                 return Err("it fetches nothing".into());
             }
         }
+        "hold" => cluster.nodes[index].holds_copies = true,
+        "ready" => cluster.prepare(index),
+        "full" => cluster.step(index, Event::DiskFull),
         "leave" => cluster.step(index, Event::Leave),
         "isolate" => cluster.nodes[index].is_isolated = true,
         "join" => cluster.nodes[index].is_isolated = false,
@@ -323,8 +337,8 @@ fn edit(cluster: &mut Cluster, command: &Command) -> Result<(), Box<dyn Error>> 
         cluster.checker.is_blind = true;
     }
     if let Some(replicas) = value(command, "replicas") {
-        let nodes = &cluster.nodes;
-        state.replicas.retain(|id| nodes.iter().any(|node| node.id() == *id && replicas.contains(node.name)));
+        let chosen = cluster.nodes.iter().filter(|node| replicas.contains(node.name));
+        state.replicas = chosen.map(crate::cluster::Node::id).collect();
     }
     state.nonce = Ulid(u128::MAX - u128::from(version.0.unsigned_abs()));
     cluster.write(Version(version.0), state);
