@@ -3,8 +3,9 @@
 //! Two writes of one key happen in the request's order. That must hold under retries too: if a first write
 //! met a node that no longer leads while a second one, sent right behind it, met the new leader, then the
 //! retry of the first would undo the second. So a key's second write is begun only when its first has been
-//! answered; and if nothing is known of the first, the second is not begun at all, since the first may
-//! still come after it. Writes of different keys wait for nothing.
+//! decided: done, or refused by what the record was. After any other failure of the first the second is not begun at
+//! all. If nothing is known of the first, it may still come after it; and if it certainly was not done, whoever sends it
+//! again, as they may, would have it after the second. Writes of different keys wait for nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -116,24 +117,29 @@ async fn perform_chain(
     deadline: Instant,
 ) -> Vec<(usize, ItemResult)> {
     let mut results = Vec::with_capacity(chain.len());
-    let mut unknown_before = None;
+    let mut undecided = None;
     for (index, job) in chain {
-        let result = match unknown_before {
-            Some(earlier) => Err(not_begun(earlier)),
+        let result = match undecided {
+            Some((earlier, fate)) => Err(not_begun(earlier, fate)),
             None => routes.perform(&job, deadline).await,
         };
-        if matches!(&result, Err(failure) if failure.write_fate == Some(WriteFate::Unknown)) {
-            unknown_before = Some(index);
+        if let Err(failure) = &result
+            && undecided.is_none()
+            && !failure.is_of_record()
+        {
+            undecided = Some((index, failure.write_fate));
         }
         results.push((index, result));
     }
     results
 }
 
-fn not_begun(earlier: usize) -> Failure {
-    let message = format!(
-        "not begun: item {earlier} writes the same key, its outcome is unknown, and it may still happen"
-    );
+fn not_begun(earlier: usize, fate: Option<WriteFate>) -> Failure {
+    let why = match fate {
+        Some(WriteFate::NotApplied) => "was not done, and is to be sent again before this one",
+        _ => "is of unknown outcome, and may still happen",
+    };
+    let message = format!("not begun: item {earlier}, which writes the same key, {why}");
     Failure::new(ErrorReason::PartitionUnavailable, message).of_write(WriteFate::NotApplied)
 }
 

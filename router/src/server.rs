@@ -164,7 +164,7 @@ impl Router {
 
     /// The cluster as this router sees it.
     #[must_use]
-    pub fn views(&self) -> &Views {
+    pub fn views(&self) -> &Arc<Views> {
         &self.views
     }
 

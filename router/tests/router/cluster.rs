@@ -15,7 +15,10 @@ use paddock_proto::admin::v1::admin_service_client::AdminServiceClient;
 use paddock_proto::limits::MESSAGE_BYTES_MAX;
 use paddock_proto::v1::key_value_service_client::KeyValueServiceClient;
 use paddock_proto::v1::{GetRequest, PutRequest, ReadConsistency, read_consistency};
+use paddock_router::errors::Failure;
 use paddock_router::map::View;
+use paddock_router::metrics::Metrics;
+use paddock_router::route::{Answer, Job, Routes};
 use paddock_router::{Router, RouterConfig};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
@@ -134,6 +137,22 @@ impl Cluster {
     /// The node as a member of a partition.
     pub(crate) fn member(&self, node: usize) -> Member {
         member(&self.nodes[node])
+    }
+
+    /// The router's way to the partitions.
+    pub(crate) fn routes(&self) -> Arc<Routes> {
+        Arc::new(Routes::new(Arc::clone(self.router.views()), Metrics::new()))
+    }
+
+    /// What becomes of a job that has so long, as the router says it. Over the wire that would be a question of whether this
+    /// machine delivers the answer in the moment which the router leaves for it before the caller gives up.
+    pub(crate) async fn perform_within(
+        &self,
+        timeout: Duration,
+        job: Result<Job, Failure>,
+    ) -> Result<Answer, Status> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        Ok(soon(self.routes().perform(&job.unwrap(), deadline)).await?)
     }
 
     /// Waits until the router's view is so.
