@@ -295,8 +295,9 @@ pub(crate) struct Get {
     /// How to print the record
     #[arg(short, long, value_enum, default_value_t = RecordFormat::Raw)]
     pub(crate) output: RecordFormat,
-    /// How fresh the record must be: strong (from the leader), eventual (whatever any replica has), staleness=MS (what
-    /// was committed so many milliseconds ago), or session=TOKEN (all that the command saw which printed the token)
+    /// How fresh the record must be: strong (from the leader), barrier (the same, and no clock is trusted), eventual (whatever
+    /// any replica has), staleness=MS (what was committed so many milliseconds ago), or session=TOKEN (all that the command
+    /// saw which printed the token)
     #[arg(long, value_name = "HOW", default_value = "strong", value_parser = consistency)]
     pub(crate) consistency: Consistency,
     /// The same as --consistency eventual
@@ -311,6 +312,7 @@ pub(crate) struct Get {
 fn consistency(text: &str) -> Result<Consistency, String> {
     match text.split_once('=') {
         None if text == "strong" => Ok(Consistency::Strong),
+        None if text == "barrier" => Ok(Consistency::Barrier),
         None if text == "eventual" => Ok(Consistency::Eventual),
         Some(("staleness", milliseconds)) => {
             let milliseconds: u32 =
@@ -321,7 +323,7 @@ fn consistency(text: &str) -> Result<Consistency, String> {
             let token = token.parse().map_err(|error: InvalidSessionToken| error.to_string())?;
             Ok(Consistency::Session(token))
         }
-        _ => Err("strong, eventual, staleness=MS or session=TOKEN".to_owned()),
+        _ => Err("strong, barrier, eventual, staleness=MS or session=TOKEN".to_owned()),
     }
 }
 

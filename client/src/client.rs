@@ -178,6 +178,12 @@ impl Client {
         self.identities.next()
     }
 
+    /// The same for a write of this key: made by the time of its partition, where a refusal has told that.
+    #[must_use]
+    pub fn request_id_for(&self, key: impl AsRef<[u8]>) -> RequestId {
+        self.identities.next_for(key.as_ref())
+    }
+
     /// Writes one record if the precondition holds. Returns the version that it made.
     ///
     /// # Errors
@@ -199,20 +205,23 @@ impl Client {
         precondition: Precondition,
     ) -> Result<(u64, SessionToken), Error> {
         self.fits(key.len() + value.len())?;
-        let first = self.put_as(self.fresh_id(), key.clone(), value.clone(), precondition.clone()).await;
-        match first {
-            Err(error) if self.learned_from(&error) => {
-                self.put_as(self.fresh_id(), key, value, precondition).await
+        let id = self.fresh_id(&key);
+        let first = self.put_as(id, key.clone(), value.clone(), precondition.clone()).await;
+        let result = match first {
+            Err(error) if self.learned_from(&key, &error) => {
+                self.put_as(self.fresh_id(&key), key, value, precondition).await
             }
             result => result,
-        }
+        };
+        result.map_err(Error::under_fresh_id)
     }
 
     /// The same under an id of the caller's, who may repeat it later, in another process too: what was decided first
     /// is answered again.
     ///
     /// # Errors
-    /// As [`put_with`](Self::put_with); [`Error::RequestIdRefused`] when the id is too old.
+    /// As [`put_with`](Self::put_with); [`Error::RequestIdRefused`] when the id is too old: then it may have been written
+    /// under it long ago, and its [`write_outcome`](Error::write_outcome) says so.
     pub async fn put_named(
         &self,
         id: RequestId,
@@ -245,25 +254,31 @@ impl Client {
                 async move { service.put(request).await }
             })
             .await?;
+        self.note(&request.key, response.meta.as_ref());
         Ok((response.version, seen(response.meta)))
     }
 
     /// An id for a write, where ids are in use.
-    fn fresh_id(&self) -> Option<RequestId> {
-        self.request_ids.then(|| self.identities.next())
+    fn fresh_id(&self, key: &[u8]) -> Option<RequestId> {
+        self.request_ids.then(|| self.identities.next_for(key))
     }
 
-    /// True if a write under a fresh id was refused because our clock is wrong, and another id will do: nothing was done
-    /// under the first one, and ids are made by the server's time now.
-    fn learned_from(&self, error: &Error) -> bool {
-        let Error::RequestIdRefused {
-            clock_ms: Some(clock_ms), write_outcome: WriteOutcome::NotApplied, ..
-        } = error
+    /// True if a write under a fresh id was refused because our clock is wrong, or the leader's is, and another id will do:
+    /// nothing was done under the first one, and ids for that partition are made by the server's time now.
+    fn learned_from(&self, key: &[u8], error: &Error) -> bool {
+        let Error::RequestIdRefused { clock_ms: Some(clock_ms), partition_id, call_outcome, .. } = error
         else {
             return false;
         };
-        self.identities.learn(*clock_ms);
-        true
+        self.identities.learn(key, *partition_id, *clock_ms);
+        *call_outcome == WriteOutcome::NotApplied
+    }
+
+    /// A key's partition has answered.
+    fn note(&self, key: &[u8], meta: Option<&v1::ResponseMeta>) {
+        if let Some(meta) = meta {
+            self.identities.note(key, meta.partition_id);
+        }
     }
 
     /// Removes one record, if there is one.
@@ -292,12 +307,14 @@ impl Client {
         key: Bytes,
         precondition: Precondition,
     ) -> Result<(Deleted, SessionToken), Error> {
-        match self.delete_as(self.fresh_id(), key.clone(), precondition.clone()).await {
-            Err(error) if self.learned_from(&error) => {
-                self.delete_as(self.fresh_id(), key, precondition).await
+        let id = self.fresh_id(&key);
+        let result = match self.delete_as(id, key.clone(), precondition.clone()).await {
+            Err(error) if self.learned_from(&key, &error) => {
+                self.delete_as(self.fresh_id(&key), key, precondition).await
             }
             result => result,
-        }
+        };
+        result.map_err(Error::under_fresh_id)
     }
 
     /// The same under an id of the caller's, as [`put_named`](Self::put_named).
@@ -331,6 +348,7 @@ impl Client {
                 async move { service.delete(request).await }
             })
             .await?;
+        self.note(&request.key, response.meta.as_ref());
         let deleted = Deleted { deleted: response.deleted, version: response.version };
         Ok((deleted, seen(response.meta)))
     }
@@ -372,8 +390,8 @@ impl Client {
     /// its own result (the version that it made; 0 for a delete that found nothing), in the order of the
     /// mutations. Two writes of one key happen in the order given.
     ///
-    /// The call as a whole is tried again, under the same request ids. Single items are not, since a later write of the
-    /// same key may have succeeded already.
+    /// The call as a whole is tried again, under the same request ids. Of single items only those are whose id was refused,
+    /// under other ones: nothing was done of them, nor of what follows them of the same key.
     ///
     /// # Errors
     /// Those of the call as a whole; after one of unknown outcome any of the writes may have happened.
@@ -389,8 +407,31 @@ impl Client {
         &self,
         mutations: impl IntoIterator<Item = Mutation>,
     ) -> Result<(Vec<Result<u64, Error>>, SessionToken), Error> {
-        let named = |mutation| (self.fresh_id(), mutation);
-        self.batch_write_as(mutations.into_iter().map(named)).await
+        let mutations: Vec<Mutation> = mutations.into_iter().collect();
+        let named = |mutation: &Mutation| (self.fresh_id(mutation.key()), mutation.clone());
+        let (mut results, mut token) = self.batch_write_as(mutations.iter().map(named)).await?;
+        let refused = |(index, result): (usize, &Result<u64, Error>)| {
+            let call_outcome = match result {
+                Err(Error::RequestIdRefused { call_outcome, clock_ms: Some(_), .. }) => *call_outcome,
+                _ => return None,
+            };
+            (call_outcome == WriteOutcome::NotApplied).then_some(index)
+        };
+        let again: Vec<usize> = results.iter().enumerate().filter_map(refused).collect();
+        if !again.is_empty() {
+            let items = again.iter().filter_map(|index| mutations.get(*index)).map(named);
+            let (second, seen) = self.batch_write_as(items).await.unwrap_or_else(|error| {
+                (again.iter().map(|_| Err(error.clone())).collect(), SessionToken::default())
+            });
+            token = token.merged(&seen);
+            for (index, result) in again.into_iter().zip(second) {
+                if let Some(place) = results.get_mut(index) {
+                    *place = result;
+                }
+            }
+        }
+        let results = results.into_iter().map(|result| result.map_err(Error::under_fresh_id));
+        Ok((results.collect(), token))
     }
 
     /// The same under ids of the caller's, one for each mutation, as [`put_named`](Self::put_named): a batch that is
@@ -413,10 +454,11 @@ impl Client {
         let (mut size_bytes, mut kind) = (0, Kind::NamedWrite);
         let mutations: Vec<v1::Mutation> = mutations
             .map(|(id, mutation)| {
-                size_bytes += match &mutation {
-                    Mutation::Put { key, value, .. } => key.len() + value.len(),
-                    Mutation::Delete { key, .. } => key.len(),
-                };
+                size_bytes += mutation.key().len()
+                    + match &mutation {
+                        Mutation::Put { value, .. } => value.len(),
+                        Mutation::Delete { .. } => 0,
+                    };
                 if id.is_none() {
                     kind = Kind::Write;
                 }
@@ -436,12 +478,10 @@ impl Client {
         let settle = |error: Error| if perhaps_done { error.after_unknown() } else { error };
         let results: Vec<_> =
             response.results.into_iter().map(|result| write_result(result).map_err(settle)).collect();
-        let told = results.iter().find_map(|result| match result {
-            Err(Error::RequestIdRefused { clock_ms, .. }) => *clock_ms,
-            _ => None,
-        });
-        if let Some(clock_ms) = told {
-            self.identities.learn(clock_ms);
+        for (mutation, result) in request.mutations.iter().zip(&results) {
+            if let Err(error) = result {
+                self.learned_from(key_of(mutation), error);
+            }
         }
         Ok((results, SessionToken(response.session_token)))
     }
@@ -532,6 +572,14 @@ fn seen(meta: Option<v1::ResponseMeta>) -> SessionToken {
 
 fn kind_of(id: Option<RequestId>) -> Kind {
     if id.is_some() { Kind::NamedWrite } else { Kind::Write }
+}
+
+fn key_of(mutation: &v1::Mutation) -> &[u8] {
+    match &mutation.operation {
+        Some(v1::mutation::Operation::Put(put)) => &put.key,
+        Some(v1::mutation::Operation::Delete(delete)) => &delete.key,
+        None => &[],
+    }
 }
 
 /// As it travels: empty where there is none.

@@ -30,6 +30,15 @@ pub enum WriteOutcome {
     Unknown,
 }
 
+/// Why a server does not take a request id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdRefusal {
+    /// It is older than what the partition remembers. Whether a write was done under it in its time can no longer be told.
+    Expired,
+    /// It was made in the partition's future: no write was done under it.
+    Ahead,
+}
+
 /// How a request failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -86,14 +95,19 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
-    /// The server does not take the write's request id: it is older than what the server remembers, or was made in its
-    /// future. This sending did nothing.
+    /// The server does not take the write's request id.
     #[error("request id refused: {message}")]
     RequestIdRefused {
-        /// The time by which the server judges ids, in milliseconds since 1970, where it told it.
+        /// Why.
+        refusal: IdRefusal,
+        /// A time at which the server takes an id that is made now, in milliseconds since 1970, where it told it.
         clock_ms: Option<u64>,
-        /// Whether an earlier sending may have been done.
+        /// The partition whose time that is, where the server told it.
+        partition_id: Option<u32>,
+        /// Whether a write may have been done under this id, by whomever and whenever it was sent.
         write_outcome: WriteOutcome,
+        /// Whether this call may have done it. For an id that was made for the call that is all there is to know.
+        call_outcome: WriteOutcome,
         /// The server's words.
         message: String,
     },
@@ -208,7 +222,8 @@ impl Error {
     /// The error of the last attempt of several, of which an earlier one may have been done: what this one says of
     /// itself does not hold for all of them, unless it is the request id's result.
     pub(crate) fn after_unknown(self) -> Error {
-        if self.write_outcome() == WriteOutcome::Unknown {
+        let is_refused_id = matches!(self, Error::RequestIdRefused { .. });
+        if self.write_outcome() == WriteOutcome::Unknown && !is_refused_id {
             return self;
         }
         let unknown = WriteOutcome::Unknown;
@@ -217,8 +232,15 @@ impl Error {
             Error::DeadlineExceeded { message, .. } => {
                 Error::DeadlineExceeded { write_outcome: unknown, message }
             }
-            Error::RequestIdRefused { clock_ms, message, .. } => {
-                Error::RequestIdRefused { clock_ms, write_outcome: unknown, message }
+            Error::RequestIdRefused { refusal, clock_ms, partition_id, message, .. } => {
+                Error::RequestIdRefused {
+                    refusal,
+                    clock_ms,
+                    partition_id,
+                    write_outcome: unknown,
+                    call_outcome: unknown,
+                    message,
+                }
             }
             Error::Protocol { message, source, .. } => {
                 Error::Protocol { message, write_outcome: unknown, source }
@@ -230,6 +252,24 @@ impl Error {
                 let message = format!("an earlier attempt may have been done, the last one failed: {other}");
                 Error::UnknownOutcome { message, source: None }
             }
+        }
+    }
+
+    /// The same of a write whose id was made for this call: nobody else can have sent it.
+    pub(crate) fn under_fresh_id(self) -> Error {
+        match self {
+            Error::RequestIdRefused { refusal, clock_ms, partition_id, call_outcome, message, .. } => {
+                let write_outcome = call_outcome;
+                Error::RequestIdRefused {
+                    refusal,
+                    clock_ms,
+                    partition_id,
+                    write_outcome,
+                    call_outcome,
+                    message,
+                }
+            }
+            other => other,
         }
     }
 
@@ -332,11 +372,17 @@ impl Answer {
         let reason = self.info.as_ref().map_or("", |info| info.reason.as_str());
         match (reason, self.code) {
             ("DISK_FULL", _) => Error::DiskFull { message: self.message },
-            ("REQUEST_ID_EXPIRED" | "REQUEST_ID_AHEAD", _) => Error::RequestIdRefused {
-                clock_ms: self.metadata("clock_ms").and_then(|clock_ms| clock_ms.parse().ok()),
-                write_outcome,
-                message: self.message,
-            },
+            ("REQUEST_ID_EXPIRED" | "REQUEST_ID_AHEAD", _) => {
+                let is_call_harmless = self.metadata("call_outcome") == Some("not_applied");
+                Error::RequestIdRefused {
+                    refusal: if reason == "REQUEST_ID_AHEAD" { IdRefusal::Ahead } else { IdRefusal::Expired },
+                    clock_ms: self.metadata("clock_ms").and_then(|clock_ms| clock_ms.parse().ok()),
+                    partition_id: self.metadata("partition_id").and_then(|partition| partition.parse().ok()),
+                    call_outcome: if is_call_harmless { WriteOutcome::NotApplied } else { write_outcome },
+                    write_outcome,
+                    message: self.message,
+                }
+            }
             ("TRANSFER_REFUSED", _) => Error::TransferRefused { message: self.message },
             ("WRONG_NODE", _) => Error::Unavailable { message: self.message, source },
             ("REPLICA_BEHIND", _) => Error::ReplicaBehind { message: self.message },

@@ -13,7 +13,7 @@ mod types;
 pub use admin::messages;
 pub use builder::Builder;
 pub use client::Client;
-pub use error::{Error, WriteOutcome};
+pub use error::{Error, IdRefusal, WriteOutcome};
 pub use paddock_proto::request_id::{InvalidRequestId, RequestId};
 pub use session::{InvalidSessionToken, Session, SessionToken};
 pub use types::{Consistency, Deleted, Mutation, Precondition, Record, Seen};

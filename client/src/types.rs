@@ -21,9 +21,13 @@ pub struct Record {
 /// How fresh a read must be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Consistency {
-    /// Linearizable: served by the partition's leader under a lease.
+    /// Linearizable: served by the partition's leader under a lease, which assumes that the servers' clocks run at about
+    /// the same rate.
     #[default]
     Strong,
+    /// Linearizable, and no clock is trusted: the leader first hears from every replica that could lead. It takes a round trip
+    /// between the servers.
+    Barrier,
     /// Any replica, whatever it has applied: no promise of freshness.
     Eventual,
     /// Any replica that has applied everything that was committed so long ago. Counted in milliseconds; at most 49 days.
@@ -77,6 +81,14 @@ impl Mutation {
         Mutation::Put { key: key.into(), value: value.into(), precondition: Precondition::None }
     }
 
+    /// The key that it writes.
+    #[must_use]
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Mutation::Put { key, .. } | Mutation::Delete { key, .. } => key,
+        }
+    }
+
     /// Removes a record, if there is one.
     pub fn delete(key: impl Into<Bytes>) -> Self {
         Mutation::Delete { key: key.into(), precondition: Precondition::None }
@@ -113,6 +125,7 @@ impl Consistency {
         use v1::read_consistency::Requirement;
         let requirement = match self {
             Consistency::Strong => return None,
+            Consistency::Barrier => Requirement::Barrier(true),
             Consistency::Eventual => Requirement::Eventual(true),
             Consistency::MaxStaleness(bound) => {
                 Requirement::MaxStalenessMs(u32::try_from(bound.as_millis()).unwrap_or(u32::MAX))

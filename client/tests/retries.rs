@@ -6,7 +6,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use paddock_client::{Client, Consistency, Error, Mutation, Precondition, RequestId, WriteOutcome};
+use paddock_client::{
+    Client, Consistency, Error, IdRefusal, Mutation, Precondition, RequestId, WriteOutcome,
+};
 use paddock_proto::google::rpc;
 use paddock_proto::v1::key_value_service_server::{KeyValueService, KeyValueServiceServer};
 use paddock_proto::v1::{
@@ -35,6 +37,9 @@ struct Scripted {
     items: Arc<Mutex<Option<Answer>>>,
 }
 
+/// What the server says of an id that it has forgotten, or never knew.
+const OLD: &str = "old";
+
 /// The time that the server judges ids by, where it says so.
 const CLOCK_MS: u64 = 5_000_000;
 
@@ -52,10 +57,14 @@ impl Scripted {
 
 fn failure(code: Code, reason: &str, outcome: &str) -> Status {
     let mut details = ErrorDetails::new();
-    let metadata = HashMap::from([
+    // Of an id that is too old: nothing of this call, and nobody knows what before.
+    let (outcome, of_call) = if outcome == OLD { ("unknown", Some("not_applied")) } else { (outcome, None) };
+    let mut metadata = HashMap::from([
         ("write_outcome".to_owned(), outcome.to_owned()),
         ("clock_ms".to_owned(), CLOCK_MS.to_string()),
+        ("partition_id".to_owned(), "3".to_owned()),
     ]);
+    metadata.extend(of_call.map(|outcome| ("call_outcome".to_owned(), outcome.to_owned())));
     details.set_error_info(reason, "paddockdb", metadata);
     Status::with_error_details(code, "as the script says", details)
 }
@@ -187,20 +196,49 @@ async fn an_item_refused_after_an_unknown_outcome_leaves_it_unknown_unless_that_
 
 #[tokio::test]
 async fn a_client_whose_clock_is_wrong_goes_by_the_servers() {
-    let (service, endpoint) =
-        serve([Answer::Fail(Code::OutOfRange, "REQUEST_ID_EXPIRED", "not_applied")]).await;
+    let (service, endpoint) = serve([Answer::Fail(Code::OutOfRange, "REQUEST_ID_EXPIRED", OLD)]).await;
     let client = Client::connect(endpoint).await.unwrap();
     assert_eq!(client.put("key", "value").await.unwrap(), 7);
     let times: Vec<u64> =
         service.ids.lock().unwrap().iter().map(|id| id.parse::<RequestId>().unwrap().time_ms()).collect();
     assert!(times[1] >= CLOCK_MS && times[1] < CLOCK_MS + 60_000, "{times:?}");
     // An id of the caller's own is not replaced behind their back.
-    let (service, endpoint) =
-        serve([Answer::Fail(Code::OutOfRange, "REQUEST_ID_EXPIRED", "not_applied")]).await;
+    // Whether it was written under it long ago nobody knows; under one of the future it was not.
+    for (reason, said, expected, outcome) in [
+        ("REQUEST_ID_EXPIRED", OLD, IdRefusal::Expired, WriteOutcome::Unknown),
+        ("REQUEST_ID_AHEAD", "not_applied", IdRefusal::Ahead, WriteOutcome::NotApplied),
+    ] {
+        let (service, endpoint) = serve([Answer::Fail(Code::OutOfRange, reason, said)]).await;
+        let client = Client::connect(endpoint).await.unwrap();
+        let named = client.put_named(client.request_id(), "key", "value", Precondition::None).await;
+        let Err(Error::RequestIdRefused { refusal, clock_ms, partition_id, write_outcome, .. }) = named
+        else {
+            panic!("{named:?}")
+        };
+        assert_eq!((refusal, clock_ms, partition_id), (expected, Some(CLOCK_MS), Some(3)));
+        assert_eq!(write_outcome, outcome);
+        assert_eq!(calls(&service), 1);
+    }
+    // Of an id that was made for the call nobody else knows: nothing was done.
+    let refused = || Answer::Fail(Code::OutOfRange, "REQUEST_ID_EXPIRED", OLD);
+    let (service, endpoint) = serve([refused(), refused()]).await;
     let client = Client::connect(endpoint).await.unwrap();
-    let named = client.put_named(client.request_id(), "key", "value", Precondition::None).await;
-    assert!(matches!(named, Err(Error::RequestIdRefused { clock_ms: Some(CLOCK_MS), .. })), "{named:?}");
-    assert_eq!(calls(&service), 1);
+    let error = client.put("key", "value").await.unwrap_err();
+    assert_eq!((error.write_outcome(), calls(&service)), (WriteOutcome::NotApplied, 2), "{error:?}");
+}
+
+#[tokio::test]
+async fn items_whose_ids_were_refused_are_written_under_others() {
+    let (service, endpoint) = serve([]).await;
+    *service.items.lock().unwrap() = Some(Answer::Fail(Code::OutOfRange, "REQUEST_ID_AHEAD", "not_applied"));
+    let client = Client::connect(endpoint).await.unwrap();
+    let results = client.batch_write([Mutation::put("a", "1"), Mutation::put("b", "2")]).await.unwrap();
+    let refused = |result: &Result<u64, Error>| matches!(result, Err(Error::RequestIdRefused { .. }));
+    assert!(results.len() == 2 && results.iter().all(refused), "{results:?}");
+    // All of them once more, and no further; and by the server's time.
+    assert_eq!(calls(&service), 2);
+    let learned = client.request_id_for("a").time_ms();
+    assert!((CLOCK_MS..CLOCK_MS + 60_000).contains(&learned), "{learned}");
 }
 
 #[tokio::test]

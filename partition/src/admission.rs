@@ -12,13 +12,16 @@
 //!
 //! A write with a request id that was decided before is not judged again: it gets the first answer, when the entry that
 //! carries it is applied. Otherwise what is decided is recorded in the same batch, a refusal too: had it left no trace, a
-//! second sending of it might do after all what the caller was told did not happen. See [`retries`](crate::retries).
+//! second sending of it might do after all what the caller was told did not happen. See [`retries`](crate::retries). That
+//! comes before everything that speaks against a write that is to be decided now, such as a full disk: what was decided
+//! was decided, and its sender is told so.
 //!
 //! This requires that everything in the log which is not applied is in the overlay. It holds because the
 //! leader admits nothing before its epoch's first entry is applied, and that entry stands behind every
 //! entry of earlier epochs.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use bytes::Bytes;
 use paddock_storage::{Readable, Reader, RowsBuilder, Sequence};
@@ -76,13 +79,34 @@ pub enum Verdict {
     Failed(Failure),
 }
 
+/// What of a batch the disk has room for.
+#[derive(Clone, Copy, Debug)]
+pub struct Room<'a> {
+    /// All of it, and for the record of a write that changes nothing.
+    pub for_all: bool,
+    /// What deletes.
+    pub for_deletes: bool,
+    /// Which disk.
+    pub path: &'a Path,
+}
+
+impl Room<'_> {
+    /// Whether there is room for one write.
+    fn check(&self, write: &Write) -> Result<(), Failure> {
+        let has_room = if write.value.is_some() { self.for_all } else { self.for_deletes };
+        if has_room {
+            return Ok(());
+        }
+        Err(Failure::DiskFull(format!("the leader's disk is full: {}", self.path.display())))
+    }
+}
+
 /// One batch of writes on its way into the log.
 pub struct Admission<'a> {
     reader: &'a Reader,
     overlay: &'a mut Overlay,
     retries: Batch<'a>,
-    /// Whether the disk has room for the record of a write that changes nothing.
-    records_fit: bool,
+    room: Room<'a>,
     rows: RowsBuilder,
     next: Sequence,
 }
@@ -102,16 +126,16 @@ impl Current {
 }
 
 impl<'a> Admission<'a> {
-    /// A batch whose first entry will be the one after `last`. `records_fit`: the disk has room for more than deletes.
+    /// A batch whose first entry will be the one after `last`.
     pub fn new(
         reader: &'a Reader,
         overlay: &'a mut Overlay,
         retries: Batch<'a>,
-        records_fit: bool,
+        room: Room<'a>,
         last: Sequence,
     ) -> Self {
         let next = Sequence(last.0 + 1);
-        Admission { reader, overlay, retries, records_fit, rows: RowsBuilder::new(), next }
+        Admission { reader, overlay, retries, room, rows: RowsBuilder::new(), next }
     }
 
     /// Judges one write; where it is admitted, adds its row to the batch.
@@ -130,14 +154,13 @@ impl<'a> Admission<'a> {
 
     fn try_admit(&mut self, write: &Write) -> Result<Verdict, Failure> {
         let Some(request) = write.request else { return self.judge(write) };
-        let clock_ms = self.retries.clock_ms();
         match self.retries.find(request.id, self.next) {
             Known::Decided { recorded, .. } if recorded.fingerprint != request.fingerprint => {
                 Err(Failure::RequestReused)
             }
             Known::Decided { after, recorded } => Ok(Verdict::Settled { after, answer: recorded.answer() }),
-            Known::Expired => Err(Failure::RequestExpired { clock_ms }),
-            Known::Ahead => Err(Failure::RequestAhead { clock_ms }),
+            Known::Expired { clock_ms } => Err(Failure::RequestExpired { clock_ms }),
+            Known::Ahead { clock_ms } => Err(Failure::RequestAhead { clock_ms }),
             Known::New => {
                 let verdict = self.judge(write)?;
                 self.record(request, verdict)
@@ -148,7 +171,7 @@ impl<'a> Admission<'a> {
     /// Records what was decided about a write with an id.
     fn record(&mut self, request: Request, verdict: Verdict) -> Result<Verdict, Failure> {
         let verdict = match verdict {
-            Verdict::Settled { .. } if !self.records_fit => {
+            Verdict::Settled { .. } if !self.room.for_all => {
                 return Err(Failure::DiskFull("the disk has no room to record the request".into()));
             }
             // Its record rests on all that is before it in the log, and commits with the batch.
@@ -164,6 +187,7 @@ impl<'a> Admission<'a> {
     }
 
     fn judge(&mut self, write: &Write) -> Result<Verdict, Failure> {
+        self.room.check(write)?;
         let current = self.current(&write.key)?;
         if let Some(precondition) = &write.precondition
             && let Some(failure) = self.refusal(&write.key, precondition, &current)?
@@ -239,7 +263,17 @@ mod tests {
     use paddock_proto::request_id::RequestId;
 
     use super::*;
+    use crate::clock::Timestamp;
     use crate::retries::Retries;
+
+    /// A disk with room for everything.
+    fn room() -> Room<'static> {
+        Room { for_all: true, for_deletes: true, path: Path::new("/disk") }
+    }
+
+    fn at(retries: &Retries, first: u64, wall_clock_ms: u64) -> Batch<'_> {
+        retries.batch(Sequence(first), wall_clock_ms, Timestamp(0))
+    }
 
     fn put(key: &str, value: &str, precondition: Option<Precondition>) -> Write {
         let value = Some(Bytes::copy_from_slice(value.as_bytes()));
@@ -260,7 +294,7 @@ mod tests {
     }
 
     /// A store whose entry 1 put `old`, applied.
-    fn store(directory: &std::path::Path) -> ReplicatedStore {
+    fn store(directory: &Path) -> ReplicatedStore {
         let mut store = ReplicatedStore::open(directory, Options::default()).expect("opens");
         let mut rows = RowsBuilder::new();
         rows.put(b"old", b"0").expect("fits");
@@ -277,8 +311,7 @@ mod tests {
         let store = store(directory.path());
         let (reader, retries) = (store.reader(), Retries::default());
         let mut overlay = Overlay::default();
-        let mut batch =
-            Admission::new(&reader, &mut overlay, retries.batch(Sequence(2), 0), true, Sequence(1));
+        let mut batch = Admission::new(&reader, &mut overlay, at(&retries, 2, 0), room(), Sequence(1));
         let exists = |expected| Some(Precondition::Exists(expected));
         let version = |expected| Some(Precondition::Version(Sequence(expected)));
 
@@ -309,14 +342,12 @@ mod tests {
         let store = store(directory.path());
         let (reader, retries) = (store.reader(), Retries::default());
         let mut overlay = Overlay::default();
-        let mut batch =
-            Admission::new(&reader, &mut overlay, retries.batch(Sequence(2), 0), true, Sequence(1));
+        let mut batch = Admission::new(&reader, &mut overlay, at(&retries, 2, 0), room(), Sequence(1));
         assert_eq!(batch.admit(&put("k", "1", None)), admitted(2, false));
         assert_eq!(batch.admit(&put("k", "2", None)), admitted(3, false));
         overlay.applied(&Bytes::from_static(b"k"), Sequence(2));
         let current = |overlay: &mut Overlay| {
-            let mut batch =
-                Admission::new(&reader, overlay, retries.batch(Sequence(4), 0), true, Sequence(3));
+            let mut batch = Admission::new(&reader, overlay, at(&retries, 4, 0), room(), Sequence(3));
             batch.admit(&put("k", "3", Some(Precondition::Exists(false))))
         };
         let rests_on_three = refused(3, Failure::KeyExists { current: Sequence(3) });
@@ -332,8 +363,7 @@ mod tests {
         let store = store(directory.path());
         let (reader, retries) = (store.reader(), Retries::default());
         let mut overlay = Overlay::default();
-        let mut batch =
-            Admission::new(&reader, &mut overlay, retries.batch(Sequence(2), 1_000), true, Sequence(1));
+        let mut batch = Admission::new(&reader, &mut overlay, at(&retries, 2, 1_000), room(), Sequence(1));
         let named = |number: u128, write: Write| {
             let id = RequestId::from_parts(1_000, number);
             let request = Request::new(id, &write.key, write.value.as_deref(), write.precondition.as_ref());
@@ -379,13 +409,52 @@ mod tests {
         let store = store(directory.path());
         let (reader, retries) = (store.reader(), Retries::default());
         let mut overlay = Overlay::default();
-        let mut batch =
-            Admission::new(&reader, &mut overlay, retries.batch(Sequence(2), 1_000), false, Sequence(1));
+        let full = Room { for_all: false, ..room() };
+        let mut batch = Admission::new(&reader, &mut overlay, at(&retries, 2, 1_000), full, Sequence(1));
         let named = |write: Write| {
             let request = Request { id: RequestId::from_parts(1_000, 1), fingerprint: 0 };
             Write { request: Some(request), ..write }
         };
         assert!(matches!(batch.admit(&named(delete("none"))), Verdict::Failed(Failure::DiskFull(_))));
         assert_eq!(batch.admit(&named(delete("old"))), admitted(2, true));
+    }
+
+    #[test]
+    fn on_a_full_disk_what_was_decided_before_is_answered_all_the_same() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut store = store(directory.path());
+        let (reader, mut retries) = (store.reader(), Retries::default());
+        let named = |number: u128, write: Write| {
+            let id = RequestId::from_parts(1_000, number);
+            let request = Request::new(id, &write.key, write.value.as_deref(), write.precondition.as_ref());
+            Write { request: Some(request), ..write }
+        };
+        let (create, gone) =
+            (named(1, put("new", "1", Some(Precondition::Exists(false)))), named(2, delete("old")));
+
+        let mut overlay = Overlay::default();
+        let mut batch = Admission::new(&reader, &mut overlay, at(&retries, 2, 1_000), room(), Sequence(1));
+        assert_eq!(batch.admit(&create), admitted(2, false));
+        assert_eq!(batch.admit(&gone), admitted(3, true));
+        let rows = batch.finish().expect("fits").finish();
+        let entries = LogEntries { epoch: 1, first: Sequence(2), log_time_ms: 0, rows };
+        store.append(&entries, Sequence(1)).expect("appends");
+        retries.appended(&entries);
+
+        let full = Room { for_all: false, for_deletes: false, ..room() };
+        let mut batch = Admission::new(&reader, &mut overlay, at(&retries, 5, 1_000), full, Sequence(4));
+        let settled = |version: u64, deleted| Verdict::Settled {
+            after: Sequence(4),
+            answer: Answer::Written { version: Sequence(version), deleted },
+        };
+        assert_eq!(batch.admit(&create), settled(2, false));
+        assert_eq!(batch.admit(&gone), settled(3, true));
+        // What speaks against an id speaks against it on a full disk too, and what was not decided is not decided now.
+        assert_eq!(batch.admit(&named(1, put("new", "2", None))), Verdict::Failed(Failure::RequestReused));
+        for new in [named(3, put("newer", "1", None)), named(4, delete("new")), put("newer", "1", None)] {
+            let refused = batch.admit(&new);
+            assert!(matches!(refused, Verdict::Failed(Failure::DiskFull(_))), "{refused:?}");
+        }
+        assert_eq!(batch.finish().expect("fits").count(), 0);
     }
 }

@@ -74,6 +74,17 @@ impl Request {
     }
 }
 
+/// What a read of the latest rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// The leader's lease; a read waits for it.
+    Lease,
+    /// The leader's lease, if it is held: the read is content with less, and is told so otherwise.
+    HeldLease,
+    /// No clock: the read waits until every replica that could lead has answered since it came.
+    Barrier,
+}
+
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -83,6 +94,8 @@ pub enum Kind {
         key: Bytes,
         /// Return no value.
         omit_value: bool,
+        /// What it rests on that this is the latest.
+        basis: Basis,
     },
     /// Read one key at this replica, once it has applied an entry.
     ReadAfter {
@@ -211,7 +224,7 @@ pub enum Failure {
     SessionInvalid(String),
     /// The request's id is older than what the partition remembers.
     #[error(
-        "the request id is older than what this partition remembers: whether it was done before cannot be told"
+        "the request id is older than what this partition remembers: it is not done now, and whether it was done in its time cannot be told"
     )]
     RequestExpired {
         /// The time by which ids are judged, in milliseconds since 1970.
@@ -219,7 +232,7 @@ pub enum Failure {
     },
     /// The request's id was made too far in the future.
     #[error(
-        "the request id was made in the future of this partition's clock: the clock of who made it is ahead"
+        "the request id was made in the future of this partition's clock, and nothing was done under it: the clock of who made it is ahead"
     )]
     RequestAhead {
         /// The time by which ids are judged, in milliseconds since 1970.
@@ -240,7 +253,13 @@ impl Failure {
     /// True if the write may have happened, or may still.
     #[must_use]
     pub fn outcome_unknown(&self) -> bool {
-        matches!(self, Failure::LeaderChanged | Failure::DeadlineExceeded { begun: true })
+        matches!(
+            self,
+            Failure::LeaderChanged
+                | Failure::DeadlineExceeded { begun: true }
+                // By an earlier sending, of which nobody knows any more.
+                | Failure::RequestExpired { .. }
+        )
     }
 }
 
@@ -405,7 +424,7 @@ mod tests {
     use super::*;
 
     fn operation(id: u64, begun: bool, sender: &ReplySender, budget: &Arc<Budget>) -> Operation {
-        let kind = Kind::Read { key: Bytes::from_static(b"k"), omit_value: false };
+        let kind = Kind::Read { key: Bytes::from_static(b"k"), omit_value: false, basis: Basis::Lease };
         let permit = budget.acquire(kind.size_bytes()).expect("budget");
         let arrival = Arrival { operation_id: id, deadline: Timestamp(0), kind };
         let mut operation = Operation::new(arrival, sender.clone(), permit);

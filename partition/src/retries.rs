@@ -14,21 +14,25 @@
 //!
 //! - The horizon follows behind the leader's clock by [`RETENTION_MS`], but also behind the newest id: a leader whose clock is
 //!   far ahead does not refuse everybody.
-//! - An id too far ahead of both the leader's clock and the newest id would be remembered for too long, and is refused.
+//! - An id too far ahead of the leader's clock would be remembered for too long, and push others out: it is refused. Ids
+//!   themselves move that limit by nothing, or a client whose clock is ahead would push it before itself, step by step. Only a
+//!   leader whose clock is behind takes from the ids that it finds what its predecessors' clocks must have shown at least.
 //! - At most [`RECORDS_MAX`] ids are remembered: beyond that the horizon rises by as much as it takes.
 //!
-//! A row whose ids are all before the horizon is removed by the next batches, a few in each.
+//! A row whose ids are all before the horizon is removed by the next batches, a few in each, whatever is still needed of the
+//! rows before it.
 //!
 //! What it does not do: it is no promise across partitions, and it does not know who sends.
 
 mod record;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 
 use paddock_proto::request_id::RequestId;
 use paddock_storage::{LogEntries, Readable, ReplicatedStore, RowRef, RowsBuilder, Sequence};
 
+use crate::clock::Timestamp;
 use crate::keys;
 use crate::replica::config::LOG_READ_BYTES_MAX;
 use crate::replica::mutation::broken;
@@ -38,8 +42,10 @@ pub use record::Recorded;
 
 /// For how long ids are remembered, in milliseconds, unless there are too many of them.
 pub const RETENTION_MS: u64 = 10 * 60 * 1_000;
-/// How far ahead of the partition's time an id may have been made, in milliseconds.
-pub const AHEAD_MS_MAX: u64 = 5 * 60 * 1_000;
+/// How far ahead of the leader's clock an id may have been made, in milliseconds. A client that was refused goes by the
+/// leader's clock from then on, so this need not be generous; and ids that are ahead push others out.
+pub const AHEAD_MS_MAX: u64 = 60 * 1_000;
+const _: () = assert!(AHEAD_MS_MAX < RETENTION_MS);
 /// The most ids that are remembered: of some 80 bytes of memory each.
 pub const RECORDS_MAX: usize = 1 << 19;
 /// How many rows one batch removes at most. More than one, so that they fall behind nothing.
@@ -79,10 +85,23 @@ pub enum Known {
         /// The result.
         recorded: Recorded,
     },
-    /// It is older than what is remembered.
-    Expired,
-    /// It was made too far in the future.
-    Ahead,
+    /// It is older than what is remembered: it may have been decided before, or not.
+    Expired {
+        /// The time that whoever made it should go by, in milliseconds since 1970.
+        clock_ms: u64,
+    },
+    /// It was made too far in the future. It has not been decided.
+    Ahead {
+        /// The same.
+        clock_ms: u64,
+    },
+}
+
+/// The newest id when a reign began, and when that was.
+#[derive(Clone, Copy, Debug, Default)]
+struct Inherited {
+    newest_ms: u64,
+    since: Timestamp,
 }
 
 /// The results of one replica's partition.
@@ -92,12 +111,17 @@ pub struct Retries {
     results: BTreeMap<RequestId, Recorded>,
     /// That of the applied rows.
     horizon_ms: u64,
-    /// Rows in the store: the batch, and the time of the newest id in it. In the order of the log.
-    rows: VecDeque<(Sequence, u64)>,
+    /// Rows in the store: the batch, and the time of the newest id in it.
+    rows: HashMap<Sequence, u64>,
+    /// The same, those first that are needed no more first.
+    rows_by_time: BTreeSet<(u64, Sequence)>,
     /// What the log holds that is not applied, in its order.
     ahead: VecDeque<(Sequence, Ahead)>,
     /// The results in it.
     results_ahead: HashMap<RequestId, (Sequence, Recorded)>,
+    /// The rows that are removed in it.
+    removals_ahead: HashSet<Sequence>,
+    inherited: Inherited,
     unreadable: Option<String>,
     records_max: usize,
 }
@@ -108,9 +132,12 @@ impl Default for Retries {
         Retries {
             results: BTreeMap::new(),
             horizon_ms: 0,
-            rows: VecDeque::new(),
+            rows: HashMap::new(),
+            rows_by_time: BTreeSet::new(),
             ahead: VecDeque::new(),
             results_ahead: HashMap::new(),
+            removals_ahead: HashSet::new(),
+            inherited: Inherited::default(),
             unreadable: None,
             records_max: RECORDS_MAX,
         }
@@ -161,7 +188,10 @@ impl Retries {
                     }
                     Err(what) => Ahead::Unreadable(what),
                 },
-                _ => Ahead::Removal(batch),
+                _ => {
+                    self.removals_ahead.insert(batch);
+                    Ahead::Removal(batch)
+                }
             };
             self.ahead.push_back((sequence, ahead));
         }
@@ -171,8 +201,11 @@ impl Retries {
     pub fn truncated(&mut self, last_kept: Sequence) {
         while let Some((sequence, _)) = self.ahead.back()
             && *sequence > last_kept
+            && let Some((_, ahead)) = self.ahead.pop_back()
         {
-            self.ahead.pop_back();
+            if let Ahead::Removal(batch) = ahead {
+                self.removals_ahead.remove(&batch);
+            }
         }
         self.results_ahead.retain(|_, (sequence, _)| *sequence <= last_kept);
     }
@@ -191,11 +224,12 @@ impl Retries {
                     self.remember(batch, row);
                     self.forget();
                 }
-                // The oldest leave first; a leader of another build may see it differently.
-                Ahead::Removal(batch) if self.rows.front().is_some_and(|(row, _)| *row == batch) => {
-                    self.rows.pop_front();
+                Ahead::Removal(batch) => {
+                    self.removals_ahead.remove(&batch);
+                    if let Some(newest_ms) = self.rows.remove(&batch) {
+                        self.rows_by_time.remove(&(newest_ms, batch));
+                    }
                 }
-                Ahead::Removal(batch) => self.rows.retain(|(row, _)| *row != batch),
                 Ahead::Unreadable(what) => self.unreadable = Some(what),
             }
         }
@@ -225,31 +259,48 @@ impl Retries {
         self.rows.len() as u64
     }
 
-    /// Begins a batch of the log, whose first entry will be this one. `wall_clock_ms` is the leader's.
+    /// A reign begins here: from now on the leader's clock is ours.
+    pub fn reign_began(&mut self, now: Timestamp) {
+        self.inherited = Inherited { newest_ms: self.newest_ms(), since: now };
+    }
+
+    /// Begins a batch of the log, whose first entry will be this one. `wall_clock_ms` is the leader's, `now` its monotonic
+    /// clock's.
     #[must_use]
-    pub fn batch(&self, first: Sequence, wall_clock_ms: u64) -> Batch<'_> {
-        let applied_newest_ms = self.results.keys().next_back().map_or(0, |id| id.time_ms());
-        let (mut newest_ms, mut horizon_ms) = (applied_newest_ms, self.horizon_ms);
-        for (_, ahead) in &self.ahead {
-            if let Ahead::Results { row, newest_ms: newest, .. } = ahead {
-                newest_ms = newest_ms.max(*newest);
-                horizon_ms = horizon_ms.max(row.horizon_ms);
-            }
-        }
-        horizon_ms = horizon_ms.max(horizon_by_time(wall_clock_ms, newest_ms));
-        Batch {
-            retries: self,
-            first,
-            horizon_ms,
-            wall_clock_ms,
-            clock_ms: wall_clock_ms.max(newest_ms),
-            results: BTreeMap::new(),
+    pub fn batch(&self, first: Sequence, wall_clock_ms: u64, now: Timestamp) -> Batch<'_> {
+        let newest_ms = self.newest_ms();
+        let clock_ms = wall_clock_ms.max(self.inherited_clock_ms(now));
+        let rows_ahead = self.ahead.iter().filter_map(|(_, ahead)| match ahead {
+            Ahead::Results { row, .. } => Some(row.horizon_ms),
+            _ => None,
+        });
+        let horizon_ms = rows_ahead.fold(self.horizon_ms, u64::max).max(horizon_by_time(clock_ms, newest_ms));
+        Batch { retries: self, first, horizon_ms, newest_ms, clock_ms, results: BTreeMap::new() }
+    }
+
+    /// The time of the newest id that is remembered; 0 if none is.
+    fn newest_ms(&self) -> u64 {
+        let applied_ms = self.results.keys().next_back().map_or(0, |id| id.time_ms());
+        let ahead = self.ahead.iter().map(|(_, ahead)| match ahead {
+            Ahead::Results { newest_ms, .. } => *newest_ms,
+            _ => 0,
+        });
+        ahead.fold(applied_ms, u64::max)
+    }
+
+    /// What the clocks of earlier leaders must show by now, at least: none took an id that was further ahead of its own.
+    fn inherited_clock_ms(&self, now: Timestamp) -> u64 {
+        let Inherited { newest_ms, since } = self.inherited;
+        match newest_ms.checked_sub(AHEAD_MS_MAX) {
+            Some(then_ms) => then_ms.saturating_add(now.since(since)),
+            None => 0,
         }
     }
 
     fn remember(&mut self, batch: Sequence, row: Row) {
         self.horizon_ms = self.horizon_ms.max(row.horizon_ms);
-        self.rows.push_back((batch, row.newest_ms()));
+        self.rows.insert(batch, row.newest_ms());
+        self.rows_by_time.insert((row.newest_ms(), batch));
         self.results.extend(row.results);
     }
 
@@ -264,8 +315,8 @@ impl Retries {
 }
 
 /// What the passing of time makes of the horizon.
-fn horizon_by_time(wall_clock_ms: u64, newest_ms: u64) -> u64 {
-    wall_clock_ms.min(newest_ms).saturating_sub(RETENTION_MS)
+fn horizon_by_time(clock_ms: u64, newest_ms: u64) -> u64 {
+    clock_ms.min(newest_ms).saturating_sub(RETENTION_MS)
 }
 
 /// The results of one batch on its way into the log.
@@ -274,16 +325,23 @@ pub struct Batch<'a> {
     retries: &'a Retries,
     first: Sequence,
     horizon_ms: u64,
-    wall_clock_ms: u64,
+    newest_ms: u64,
+    /// By which it is judged what is ahead.
     clock_ms: u64,
     results: BTreeMap<RequestId, Recorded>,
 }
 
 impl Batch<'_> {
-    /// The time by which ids are judged, in milliseconds since 1970.
-    #[must_use]
-    pub fn clock_ms(&self) -> u64 {
-        self.clock_ms
+    /// The latest time of an id that is taken.
+    fn latest_ms(&self) -> u64 {
+        self.clock_ms.saturating_add(AHEAD_MS_MAX)
+    }
+
+    /// A time of which ids are taken. The usual one is not where so many ids were made ahead of the clock that all that
+    /// were made by it had to be forgotten.
+    fn within_limits(&self, usual_ms: u64) -> u64 {
+        let latest_ms = self.latest_ms().max(self.horizon_ms);
+        if usual_ms >= self.horizon_ms { usual_ms } else { self.horizon_ms.midpoint(latest_ms) }
     }
 
     /// What is known of an id. `next` is the entry that the batch would have next: the batch is committed whole, so
@@ -300,9 +358,11 @@ impl Batch<'_> {
             return Known::Decided { after: Sequence(0), recorded: *recorded };
         }
         if id.time_ms() < self.horizon_ms && !broken!(ExpiredIdsAreNew) {
-            Known::Expired
-        } else if id.time_ms() > self.clock_ms.saturating_add(AHEAD_MS_MAX) {
-            Known::Ahead
+            // No later than ids bear out: a leader whose clock is far ahead leads nobody astray.
+            let borne_out_ms = if self.newest_ms == 0 { u64::MAX } else { self.newest_ms };
+            Known::Expired { clock_ms: self.within_limits(self.clock_ms.min(borne_out_ms)) }
+        } else if id.time_ms() > self.latest_ms() {
+            Known::Ahead { clock_ms: self.within_limits(self.clock_ms) }
         } else {
             Known::New
         }
@@ -323,13 +383,13 @@ impl Batch<'_> {
         }
         let newest_ms = self.results.keys().next_back().map_or(0, |id| id.time_ms());
         self.horizon_ms =
-            self.horizon_ms.max(horizon_by_time(self.wall_clock_ms, newest_ms)).max(self.horizon_by_count());
+            self.horizon_ms.max(horizon_by_time(self.clock_ms, newest_ms)).max(self.horizon_by_count());
         let Batch { retries, first, horizon_ms, results, .. } = self;
         let results = results.into_iter().collect();
         rows.put(&record::key(first), &Row { horizon_ms, results }.encode())?;
-        let under_way = retries.ahead.iter().filter(|(_, ahead)| matches!(ahead, Ahead::Removal(_))).count();
-        let due = retries.rows.iter().skip(under_way).take(REMOVED_PER_BATCH_MAX);
-        for (batch, _) in due.take_while(|(_, newest_ms)| *newest_ms < horizon_ms) {
+        let due = retries.rows_by_time.iter().take_while(|(newest_ms, _)| *newest_ms < horizon_ms);
+        let due = due.filter(|(_, batch)| !retries.removals_ahead.contains(batch));
+        for (_, batch) in due.take(REMOVED_PER_BATCH_MAX) {
             rows.delete(&record::key(*batch))?;
         }
         Ok(())
@@ -360,6 +420,8 @@ mod tests {
         RequestId::from_parts(time_ms, 7)
     }
 
+    const EXPIRED: fn(&Known) -> bool = |known| matches!(known, Known::Expired { .. });
+
     fn written(version: u64) -> Recorded {
         let answer = Answer::Written { version: Sequence(version), deleted: false };
         Recorded::of(9, &answer).expect("it decides")
@@ -369,6 +431,8 @@ mod tests {
     struct Replica {
         store: ReplicatedStore,
         retries: Retries,
+        /// Its monotonic clock.
+        now: Timestamp,
         directory: tempfile::TempDir,
     }
 
@@ -376,14 +440,15 @@ mod tests {
         fn new(records_max: usize) -> Replica {
             let directory = tempfile::tempdir().expect("a directory");
             let store = ReplicatedStore::open(directory.path(), Options::default()).expect("opens");
-            Replica { store, retries: Retries { records_max, ..Retries::default() }, directory }
+            let retries = Retries { records_max, ..Retries::default() };
+            Replica { store, retries, now: Timestamp(0), directory }
         }
 
         /// Appends a batch with one put for each id. Returns how many rows of results it removes.
         fn append(&mut self, wall_clock_ms: u64, ids: &[RequestId]) -> usize {
             let first = self.store.last().sequence.next();
             let (mut rows, mut next) = (RowsBuilder::new(), first);
-            let mut batch = self.retries.batch(first, wall_clock_ms);
+            let mut batch = self.retries.batch(first, wall_clock_ms, self.now);
             for id in ids {
                 assert_eq!(batch.find(*id, next), Known::New, "{id}");
                 rows.put(b"key", b"value").expect("fits");
@@ -406,11 +471,11 @@ mod tests {
 
         fn find(&self, wall_clock_ms: u64, id: RequestId) -> Known {
             let next = self.store.last().sequence.next();
-            self.retries.batch(next, wall_clock_ms).find(id, next)
+            self.retries.batch(next, wall_clock_ms, self.now).find(id, next)
         }
 
         fn restart(self) -> Replica {
-            let Replica { mut store, retries, directory } = self;
+            let Replica { mut store, retries, directory, .. } = self;
             // So that the log tells what was applied, as the next entries do wherever there are any.
             let (mut rows, first) = (RowsBuilder::new(), store.last().sequence.next());
             rows.marker(b"next").expect("fits");
@@ -419,8 +484,10 @@ mod tests {
             store.sync().expect("syncs");
             drop(store);
             let store = ReplicatedStore::open(directory.path(), Options::default()).expect("opens");
-            let loaded = Retries::load(&store).expect("reads");
-            Replica { store, retries: Retries { records_max: retries.records_max, ..loaded }, directory }
+            let mut loaded = Retries::load(&store).expect("reads");
+            loaded.records_max = retries.records_max;
+            loaded.reign_began(Timestamp(0));
+            Replica { store, retries: loaded, now: Timestamp(0), directory }
         }
     }
 
@@ -471,8 +538,8 @@ mod tests {
         replica.apply();
         // Also for a leader that starts later, with a clock that is behind.
         let mut replica = replica.restart();
-        assert_eq!(replica.find(start, id(start)), Known::Expired);
-        assert_eq!(replica.find(start, id(start + 1)), Known::Expired);
+        assert!(EXPIRED(&replica.find(start, id(start))));
+        assert!(EXPIRED(&replica.find(start, id(start + 1))));
         assert_eq!(replica.find(start, id(late)), decided(0, 4));
         assert_eq!((replica.retries.len(), replica.retries.rows()), (1, 1));
         replica.append(start, &[id(start + 2)]);
@@ -488,10 +555,75 @@ mod tests {
         replica.apply();
         assert_eq!(replica.find(2_000, id(2_000)), decided(0, 3));
         assert_eq!(replica.find(2_000, id(1_999)), Known::New);
-        // And one whose clock is behind takes whoever is in time with the others.
-        assert_eq!(replica.find(0, id(2_001)), Known::New);
-        assert_eq!(replica.find(0, id(2_001 + AHEAD_MS_MAX)), Known::Ahead);
-        assert_eq!(replica.find(2_001, id(2_001 + AHEAD_MS_MAX)), Known::New);
+        // Whoever is refused by it is not told to go by its clock.
+        replica.append(year_ms, &[id(RETENTION_MS * 3)]);
+        assert_eq!(replica.find(year_ms, id(2_001)), Known::Expired { clock_ms: RETENTION_MS * 3 });
+    }
+
+    #[test]
+    fn a_leader_whose_clock_is_behind_takes_who_was_in_time_for_the_one_before() {
+        let mut replica = Replica::new(100);
+        let start = 1_000_000;
+        replica.append(start, &[id(start + AHEAD_MS_MAX)]);
+        replica.apply();
+        let mut replica = replica.restart();
+        // The former leader's clock showed `start` at least.
+        assert_eq!(replica.find(0, id(start + AHEAD_MS_MAX + 1)), Known::Ahead { clock_ms: start });
+        assert_eq!(replica.find(0, id(start)), Known::New);
+        // Its clock may be wrong, but it measures time: whoever goes by it goes on being taken.
+        replica.now = Timestamp(7_000);
+        assert_eq!(replica.find(0, id(start + AHEAD_MS_MAX + 7_000)), Known::New);
+        let too_far = id(start + AHEAD_MS_MAX + 7_001);
+        assert_eq!(replica.find(0, too_far), Known::Ahead { clock_ms: start + 7_000 });
+        assert_eq!(replica.find(start + 8_000, too_far), Known::New, "its clock was put right");
+    }
+
+    #[test]
+    fn ids_that_are_ahead_move_the_limit_by_nothing_not_even_from_reign_to_reign() {
+        let mut replica = Replica::new(100);
+        let start = 1_000_000;
+        let latest = start + AHEAD_MS_MAX;
+        for number in 0..10 {
+            replica.append(start, &[RequestId::from_parts(latest, number)]);
+            replica.apply();
+            assert_eq!(replica.find(start, id(latest + 1)), Known::Ahead { clock_ms: start });
+            replica = replica.restart();
+        }
+        assert_eq!(replica.find(start, id(start)), Known::New, "whose clock is right is not pushed out");
+        // Where there are more of them than can be remembered, others have to be forgotten, and are told where to go on.
+        for number in 10..200 {
+            replica.append(start, &[RequestId::from_parts(latest, number)]);
+            replica.apply();
+            if EXPIRED(&replica.find(start, id(latest))) {
+                break;
+            }
+        }
+        let Known::Expired { clock_ms } = replica.find(start, id(start)) else { panic!("it is forgotten") };
+        assert!((start..=latest + 1).contains(&clock_ms), "{clock_ms}");
+        assert_eq!(replica.find(start + 1_000, id(latest + 1_000)), Known::New, "time goes on");
+    }
+
+    #[test]
+    fn a_row_that_is_needed_for_longer_keeps_no_others() {
+        let mut replica = Replica::new(100);
+        let start = 1_000_000;
+        replica.append(start, &[id(start + AHEAD_MS_MAX)]);
+        for time in 1..=3 {
+            replica.append(start, &[id(start + time)]);
+        }
+        replica.apply();
+        let late = start + RETENTION_MS + 4;
+        assert_eq!(replica.append(late, &[id(late)]), 3, "all but the first");
+        // Those are on their way out: nobody removes them twice, unless the removal is taken back.
+        assert_eq!(replica.append(late, &[id(late + 1)]), 0);
+        let cut = Sequence(replica.store.last().sequence.0 - 7);
+        replica.store.truncate_after(cut).expect("cuts");
+        replica.retries.truncated(cut);
+        assert_eq!(replica.append(late, &[id(late)]), 3);
+        replica.apply();
+        assert_eq!((replica.retries.len(), replica.retries.rows()), (2, 2));
+        let replica = replica.restart();
+        assert_eq!((replica.retries.len(), replica.retries.rows()), (2, 2));
     }
 
     #[test]
@@ -504,9 +636,50 @@ mod tests {
             assert!(replica.retries.rows() <= 11, "{} rows at {time}", replica.retries.rows());
         }
         let replica = replica.restart();
-        assert_eq!(replica.find(1_000, id(1_089)), Known::Expired);
+        assert!(EXPIRED(&replica.find(1_000, id(1_089))));
         assert!(matches!(replica.find(1_000, id(1_090)), Known::Decided { after: Sequence(0), .. }));
         assert_eq!(replica.retries.len(), 10);
+    }
+
+    /// Resident memory of this process, in bytes.
+    fn resident_bytes() -> u64 {
+        let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+        let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+        pages * 4_096
+    }
+
+    /// What remembering ids takes, one by one in rows of their own, as where one caller writes after the other, and many in a
+    /// row: memory, and the time to append, to apply and to look one up.
+    #[test]
+    #[ignore = "prints figures: see docs/guarantees.md"]
+    fn measure_the_memory_of_ids() {
+        for per_batch in [64, 1] {
+            let before = resident_bytes();
+            let (mut retries, mut first) = (Retries::default(), Sequence(1));
+            let began = std::time::Instant::now();
+            for batch_number in 0..(RECORDS_MAX / per_batch) as u64 {
+                let mut rows = RowsBuilder::new();
+                let mut batch = retries.batch(first, 1_000_000, Timestamp(0));
+                for number in 0..per_batch as u128 {
+                    let id =
+                        RequestId::from_parts(1_000_000 + batch_number / 100, u128::from(first.0) + number);
+                    assert_eq!(batch.find(id, first), Known::New);
+                    batch.record(id, written(first.0));
+                }
+                batch.finish(&mut rows).expect("fits");
+                let entries = LogEntries { epoch: 1, first, log_time_ms: 0, rows: rows.finish() };
+                retries.appended(&entries);
+                retries.applied(entries.last());
+                first = Sequence(first.0 + 1 + per_batch as u64);
+            }
+            let (elapsed, bytes) = (began.elapsed(), resident_bytes().saturating_sub(before));
+            let count = retries.len();
+            println!(
+                "{per_batch} in a row: {count} ids, {:.0} bytes of memory each, {:.2} us each",
+                bytes as f64 / count as f64,
+                elapsed.as_secs_f64() * 1e6 / count as f64,
+            );
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! inbox -> control, messages -> step -> effects
 //!       -> operations -> admission -> Propose -> [Append, Send...] -> links
 //!       -> sync -> Durable -> [Ack | commit rises: Apply -> replies]
-//!       -> reads under the lease -> replies
+//!       -> reads under the lease, and behind barriers -> replies
 //! ```
 //!
 //! Writes that may not go into the log yet keep their place: while the replica is about to lead, while it hands over, and
@@ -36,13 +36,13 @@ use paddock_proto::limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX, VALUE_BYTES_MAX};
 use paddock_storage::{APPEND_OVERHEAD_BYTES, Need, Reader, ReplicatedStore, Sequence};
 use tracing::{error, info, warn};
 
-use crate::admission::{Admission, Overlay, Verdict};
+use crate::admission::{Admission, Overlay, Room, Verdict};
 use crate::clock::{Clock, Timestamp};
 use crate::configuration::ConfigurationClient;
 use crate::facts::Facts;
 use crate::inbox::{Delivery, Outlet};
 use crate::metrics::ReplicaMetrics;
-use crate::operation::{Answer, Failure, Kind, OVERHEAD_BYTES, Operation, Replies};
+use crate::operation::{Answer, Basis, Failure, Kind, OVERHEAD_BYTES, Operation, Replies};
 use crate::peer::PeerSender;
 use crate::replica::config::LOG_READ_BYTES_MAX;
 use crate::replica::{Effect, Event, Message, Refusal, Replica, RoleName};
@@ -179,6 +179,7 @@ impl OwnerLoop {
         }
         self.mark_when_idle()?;
         self.serve_reads();
+        self.serve_barriers();
         self.serve_sessions();
         self.expire();
         self.flush();
@@ -220,9 +221,11 @@ impl OwnerLoop {
         if self.round.more_reads || self.round.more_writes {
             return Duration::ZERO;
         }
-        let mark = self.round.unmarked_since.map_or(u64::MAX, |since| since.0 + MARK_IDLE_AFTER_MS);
-        let due = self.replica.next_deadline().0.min(mark).saturating_sub(self.clock.now().0);
-        Duration::from_millis(due).min(WAIT_MAX)
+        let (now, leads) = (self.clock.now(), self.replica.role() == RoleName::Leader);
+        let mark = self.round.unmarked_since.map(|since| since.plus_ms(MARK_IDLE_AFTER_MS));
+        let waiting = self.round.waiting.due(now, leads);
+        let due = [mark, waiting].into_iter().flatten().fold(self.replica.next_deadline(), Timestamp::min);
+        Duration::from_millis(due.since(now)).min(WAIT_MAX)
     }
 
     fn flush(&mut self) {
@@ -326,6 +329,7 @@ impl OwnerLoop {
             Effect::ReadState => self.configuration.read(),
             Effect::BecameLeader { epoch } => {
                 info!(partition = %self.partition, %epoch, "leading");
+                self.retries.reign_began(self.clock.now());
                 self.metrics.elected();
             }
             Effect::LostLeadership { epoch } => {
@@ -361,9 +365,16 @@ impl OwnerLoop {
             return Ok(());
         }
         let now = self.clock.now();
+        let mut barrier_reads = Vec::new();
         for operation in std::mem::take(&mut self.round.arrivals) {
             if operation.deadline <= now {
                 self.answer_late(operation);
+            } else if matches!(operation.kind, Kind::Read { basis: Basis::Barrier, .. }) {
+                barrier_reads.push(operation);
+            } else if matches!(operation.kind, Kind::Read { basis: Basis::HeldLease, .. })
+                && let Err(refusal) = self.replica.may_read(now)
+            {
+                self.round.replies.answer(operation, self.replica.epoch(), behind(&refusal));
             } else if matches!(operation.kind, Kind::Write(_)) {
                 self.round.postponed.push_back(operation);
             } else if let Kind::ReadAfter { after, .. } = operation.kind {
@@ -373,6 +384,7 @@ impl OwnerLoop {
                 self.round.waiting.reads.push_back(WaitingRead::fresh(operation));
             }
         }
+        self.raise_barrier(barrier_reads)?;
         match self.replica.may_propose() {
             Ok(()) => {
                 let writes = self.next_writes(now);
@@ -451,22 +463,14 @@ impl OwnerLoop {
 
     fn propose(&mut self, writes: Vec<Operation>) -> Result<(), paddock_storage::Error> {
         let (room_for_all, room_for_deletes) = self.make_room(&writes)?;
-        let full = || {
-            let path = self.store.path().display();
-            Answer::Failed(Failure::DiskFull(format!("the leader's disk is full: {path}")))
-        };
+        let room = Room { for_all: room_for_all, for_deletes: room_for_deletes, path: self.store.path() };
         let epoch = self.replica.epoch();
         let Round { overlay, waiting, replies, .. } = &mut self.round;
         let last = self.store.last().sequence;
-        let named = self.retries.batch(Sequence(last.0 + 1), self.clock.wall_clock_ms());
-        let mut admission = Admission::new(&self.reader, overlay, named, room_for_all, last);
+        let named = self.retries.batch(Sequence(last.0 + 1), self.clock.wall_clock_ms(), self.clock.now());
+        let mut admission = Admission::new(&self.reader, overlay, named, room, last);
         for mut operation in writes {
             let Kind::Write(write) = &operation.kind else { continue };
-            let room = if write.value.is_some() { room_for_all } else { room_for_deletes };
-            if !room {
-                replies.answer(operation, epoch, full());
-                continue;
-            }
             if write.request.is_some()
                 && let Some(what) = self.retries.unreadable()
             {
@@ -507,6 +511,17 @@ impl OwnerLoop {
             "what a leader admits, it appends"
         );
         Ok(())
+    }
+}
+
+/// A leader that does not hold the lease does not know how fresh it is.
+fn behind(refusal: &Refusal) -> Answer {
+    match refusal {
+        Refusal::NotLeader { .. } => refused(refusal),
+        Refusal::NotReady => Answer::Failed(Failure::Behind("the leader is not ready yet".into())),
+        Refusal::Unavailable { why } => {
+            Answer::Failed(Failure::Behind(format!("the leader has no lease: {why}")))
+        }
     }
 }
 

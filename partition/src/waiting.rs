@@ -8,6 +8,7 @@ use paddock_storage::Sequence;
 use crate::admission::Overlay;
 use crate::clock::Timestamp;
 use crate::operation::{Answer, Failure, Kind, Operation, Replies, Write};
+use crate::replica::Barrier;
 
 /// A write in the log that has not committed.
 #[derive(Debug)]
@@ -44,6 +45,23 @@ impl WaitingRead {
     }
 }
 
+/// A read that waits for answers to heartbeats that were sent after it came.
+#[derive(Debug)]
+pub struct BarrierRead {
+    /// When it came.
+    pub since: Timestamp,
+    /// What it waits for.
+    pub barrier: Barrier,
+    /// Whose it is.
+    pub operation: Operation,
+}
+
+/// How long a session's read waits at a follower for more to be applied, in milliseconds.
+pub const SESSION_WAIT_MS: u64 = 20;
+
+/// How long a read waits behind its barrier, in milliseconds. Whoever asked hears then who keeps it waiting, and asks again.
+pub const BARRIER_WAIT_MS: u64 = 500;
+
 /// What waits in one replica. Bounded by the budget of operations under way.
 #[derive(Debug, Default)]
 pub struct Waiting {
@@ -53,9 +71,23 @@ pub struct Waiting {
     pub reads: VecDeque<WaitingRead>,
     /// Reads that any replica may answer once it has applied enough, with when they came.
     pub sessions: VecDeque<(Timestamp, WaitingRead)>,
+    /// In the order of arrival, and so of their barriers.
+    pub barriers: VecDeque<BarrierRead>,
 }
 
 impl Waiting {
+    /// When the next one will have waited for long enough, if nothing else happens. A leader's sessions wait until their
+    /// deadlines.
+    #[must_use]
+    pub fn due(&self, now: Timestamp, leads: bool) -> Option<Timestamp> {
+        let mut sessions = self.sessions.iter().map(|(since, _)| since.plus_ms(SESSION_WAIT_MS));
+        let mut barriers = self.barriers.iter().map(|read| read.since.plus_ms(BARRIER_WAIT_MS));
+        // One that is overdue waits for something else: for its caller to take answers.
+        let session = sessions.find(|due| !leads && *due > now);
+        let barrier = barriers.find(|due| *due > now);
+        session.into_iter().chain(barrier).min()
+    }
+
     /// A write was admitted to the log.
     pub fn admitted(&mut self, sequence: Sequence, operation: Operation, answer: Answer) {
         debug_assert!(self.writes.back().is_none_or(|last| last.sequence <= sequence));
@@ -86,6 +118,9 @@ impl Waiting {
             };
             replies.answer(read.operation, epoch, Answer::Failed(failure));
         }
+        for read in self.barriers.drain(..) {
+            replies.answer(read.operation, epoch, Answer::Failed(Failure::NotLeader { leader }));
+        }
     }
 
     /// Answers what has waited past its deadline.
@@ -103,6 +138,16 @@ impl Waiting {
                     replies.answer(read.operation, epoch, answer);
                 } else {
                     self.sessions.push_back((since, read));
+                }
+            }
+        }
+        if self.barriers.iter().any(|read| read.operation.deadline <= now) {
+            for read in std::mem::take(&mut self.barriers) {
+                if read.operation.deadline <= now {
+                    let answer = Answer::Failed(Failure::DeadlineExceeded { begun: false });
+                    replies.answer(read.operation, epoch, answer);
+                } else {
+                    self.barriers.push_back(read);
                 }
             }
         }
@@ -163,6 +208,36 @@ mod tests {
         replies.flush();
         assert!(receiver.try_receive().is_none(), "it was answered already");
         budget.acquire(2_000).expect("all of it is free again");
+    }
+
+    #[test]
+    fn the_next_look_is_due_when_somebody_has_waited_for_long_enough() {
+        let (sender, _receiver) = crate::reply::channel(&prometheus_client::metrics::gauge::Gauge::default());
+        let budget = Budget::new(10_000);
+        let operation = || {
+            let arrival = write(Timestamp(10_000));
+            let permit = budget.acquire(arrival.kind.size_bytes()).expect("room");
+            Operation::new(arrival, sender.clone(), permit)
+        };
+        let mut waiting = Waiting::default();
+        assert_eq!(waiting.due(Timestamp(100), false), None);
+        let session = WaitingRead { operation: operation(), after: Sequence(7), answer: None };
+        waiting.sessions.push_back((Timestamp(100), session));
+        assert_eq!(waiting.due(Timestamp(101), false), Some(Timestamp(100 + SESSION_WAIT_MS)));
+        assert_eq!(waiting.due(Timestamp(101), true), None, "a leader's waits until its deadline");
+        // Its caller takes no answers: that is not looked at again and again.
+        assert_eq!(waiting.due(Timestamp(100 + SESSION_WAIT_MS), false), None);
+        let barrier = Barrier::of_no_heartbeat(Epoch(1));
+        waiting.barriers.push_back(BarrierRead { since: Timestamp(100), barrier, operation: operation() });
+        assert_eq!(waiting.due(Timestamp(130), true), Some(Timestamp(100 + BARRIER_WAIT_MS)));
+        assert_eq!(waiting.due(Timestamp(101), false), Some(Timestamp(100 + SESSION_WAIT_MS)));
+
+        // And whoever waits is answered when the reign ends, and when the deadline passes.
+        let mut replies = Replies::default();
+        waiting.leadership_lost(Epoch(2), None, &mut replies);
+        assert!(waiting.barriers.is_empty() && waiting.sessions.len() == 1);
+        waiting.expire(Timestamp(10_000), Epoch(2), &mut replies);
+        assert!(waiting.sessions.is_empty());
     }
 
     /// Its first sending is in the log, and may yet commit: whoever hears that nothing was begun would write it again.

@@ -19,6 +19,9 @@ use crate::session::Session;
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "paddockdb";
 
+/// Of a write whose id was refused: whether this request may have done it, whatever earlier ones under the id did.
+const CALL_OUTCOME: &str = "call_outcome";
+
 /// How long a caller that met a full queue is asked to wait.
 pub const OVERLOADED_RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -55,7 +58,7 @@ pub struct Failure {
     /// The field of the request that is at fault.
     pub field: Option<String>,
     /// More for `ErrorInfo`'s metadata: "current_version", "leader", "epoch", "limit", "actual",
-    /// "clock_ms", "session_token".
+    /// "clock_ms", "partition_id", "call_outcome", "session_token".
     pub metadata: Vec<(&'static str, String)>,
 }
 
@@ -103,7 +106,9 @@ impl Failure {
                 result = result.with("current_version", &failure.current_version);
             }
             ErrorReason::RequestIdExpired | ErrorReason::RequestIdAhead => {
-                result = result.with("clock_ms", &failure.clock_ms);
+                result = result
+                    .with("clock_ms", &failure.clock_ms)
+                    .with(CALL_OUTCOME, &WriteFate::NotApplied.name());
             }
             ErrorReason::NotLeader => {
                 if !failure.leader_node_id.is_empty() {
@@ -131,6 +136,17 @@ impl Failure {
         Failure { write_fate: Some(fate), ..self }
     }
 
+    /// The same of a write that may have been done by an earlier sending of the same request, unless it tells what the
+    /// request came to.
+    #[must_use]
+    pub fn perhaps_done_before(mut self) -> Self {
+        if self.is_of_record() {
+            return self;
+        }
+        self.metadata.retain(|(name, _)| *name != CALL_OUTCOME);
+        self.of_write(WriteFate::Unknown)
+    }
+
     /// True if it tells something of a record: that there is one, or none, or another one than was expected.
     #[must_use]
     pub fn is_of_record(&self) -> bool {
@@ -138,6 +154,12 @@ impl Failure {
             self.reason,
             ErrorReason::KeyExists | ErrorReason::KeyNotFound | ErrorReason::PreconditionFailed
         )
+    }
+
+    /// True if it tells what time it is at a partition.
+    #[must_use]
+    pub fn is_of_time(&self) -> bool {
+        matches!(self.reason, ErrorReason::RequestIdExpired | ErrorReason::RequestIdAhead)
     }
 
     /// The same with how far the partition was, for reads that must see at least as much.

@@ -167,7 +167,7 @@ struct Asked {
 }
 
 impl Asked {
-    /// Who may serve a read: the leader, unless something else than a strong read is asked for.
+    /// Who may serve a read: the leader, unless less than the latest will do.
     fn of(consistency: Option<ReadConsistency>) -> Result<Asked, Failure> {
         let unclear = |field: &str| {
             let message = format!("{field} can only be true: leave it out, or ask for another consistency");
@@ -182,6 +182,10 @@ impl Asked {
             None | Some(Requirement::Strong(true)) => {
                 Ok(Asked { server: Server::Leader, session: None, consistency: None })
             }
+            Some(requirement @ Requirement::Barrier(true)) => {
+                let consistency = Some(ReadConsistency { requirement: Some(requirement) });
+                Ok(Asked { server: Server::Leader, session: None, consistency })
+            }
             Some(requirement @ (Requirement::Eventual(true) | Requirement::MaxStalenessMs(_))) => {
                 Ok(anywhere(requirement, None))
             }
@@ -191,6 +195,7 @@ impl Asked {
             }
             Some(Requirement::Strong(false)) => Err(unclear("consistency.strong")),
             Some(Requirement::Eventual(false)) => Err(unclear("consistency.eventual")),
+            Some(Requirement::Barrier(false)) => Err(unclear("consistency.barrier")),
         }
     }
 
@@ -328,7 +333,7 @@ mod tests {
                 ..GetRequest::default()
             })
         };
-        use Requirement::{Eventual, MaxStalenessMs, SessionToken, Strong};
+        use Requirement::{Barrier, Eventual, MaxStalenessMs, SessionToken, Strong};
         assert_eq!(get_with(None).unwrap().server, Server::Leader);
         assert_eq!(get_with(Some(Strong(true))).unwrap().server, Server::Leader);
         assert_eq!(get_with(Some(Eventual(true))).unwrap().server, Server::AnyReplica);
@@ -338,6 +343,11 @@ mod tests {
         assert!(get_with(Some(SessionToken(Bytes::from_static(b"garbage")))).is_err());
         assert!(get_with(Some(Strong(false))).is_err());
         assert!(get_with(Some(Eventual(false))).is_err());
+        assert!(get_with(Some(Barrier(false))).is_err());
+        let barrier = get_with(Some(Barrier(true))).unwrap();
+        assert_eq!(barrier.server, Server::Leader);
+        let operation::Kind::Read(read) = barrier.kind else { panic!("a read") };
+        assert_eq!(read.consistency.unwrap().requirement, Some(Barrier(true)), "the leader has to know");
     }
 
     #[test]

@@ -114,9 +114,13 @@ impl Setback {
         Setback::Again { why, leader: None, may_be_done: false, behind: false }
     }
 
-    /// A failure that tells something of a record also tells how far the partition was.
+    /// A failure that tells something of a record also tells how far the partition was, and one that tells a time whose it
+    /// is.
     fn seen_at(self, partition: PartitionId, position: Option<SessionPosition>) -> Self {
         match (self, position) {
+            (Setback::Final(failure), _) if failure.is_of_time() => {
+                Setback::Final(failure.with("partition_id", &partition.0))
+            }
             (Setback::Final(failure), Some(position)) if failure.is_of_record() => {
                 Setback::Final(failure.seen_at(&Session::at(partition, position)))
             }
@@ -424,7 +428,7 @@ fn nonsense(job: &Job, node: NodeId) -> Failure {
 /// The failure of a job, when an earlier attempt may have done it: what the last one says of itself does not hold for
 /// the job then, unless it tells what the request id's first result was.
 fn after_attempts(failure: Failure, perhaps_done: bool) -> Failure {
-    if perhaps_done && !failure.is_of_record() { failure.of_write(WriteFate::Unknown) } else { failure }
+    if perhaps_done { failure.perhaps_done_before() } else { failure }
 }
 
 /// No replica that was asked before the deadline was fresh enough.

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use paddock_coordination::NodeId;
-use paddock_partition::operation::{Answer, Failure, Kind, Precondition, Request, Write};
+use paddock_partition::operation::{Answer, Basis, Failure, Kind, Precondition, Request, Write};
 use paddock_proto::request_id::RequestId;
 use paddock_storage::Sequence;
 use std::collections::BTreeMap;
@@ -125,12 +125,12 @@ impl Client {
 }
 
 impl Wish {
-    /// The operation that is sent.
+    /// The operation that is sent. `basis`: what a read rests on.
     #[must_use]
-    pub fn kind(self, key: u64, id: Option<RequestId>) -> Kind {
+    pub fn kind(self, key: u64, id: Option<RequestId>, basis: Basis) -> Kind {
         let key = key_name(key);
         match self {
-            Wish::Get => Kind::Read { key, omit_value: false },
+            Wish::Get => Kind::Read { key, omit_value: false, basis },
             Wish::Write { condition, version, value } => {
                 let precondition = match (condition, version) {
                     (Condition::None, _) => None,

@@ -3,7 +3,7 @@
 use paddock_coordination::SlotTable;
 use paddock_coordination::slots::Slot;
 use paddock_partition::inbox::Delivery;
-use paddock_partition::operation::{Answer, Arrival, Kind, Operation};
+use paddock_partition::operation::{Answer, Arrival, Basis, Kind, Operation};
 use paddock_proto::request_id::RequestId;
 use paddock_storage::Sequence;
 
@@ -17,6 +17,8 @@ use crate::simulation::{Happening, Phase, Simulation, index_of};
 const TRIES_LEASES: u64 = 6;
 /// An attempt waits for so many leases for its answer.
 const ATTEMPT_LEASES: u64 = 2;
+/// Of so many reads one waits behind a barrier.
+const BARRIER_EVERY: u64 = 4;
 /// What clients' clocks showed in the beginning, in milliseconds: about what those of machines did.
 const CLOCK_MS: u64 = 50_000;
 
@@ -78,7 +80,8 @@ impl Simulation {
         self.attempts += 1;
         (ongoing.attempt, ongoing.is_sent) = (self.attempts, true);
         let (attempt, partition) = (ongoing.attempt, ongoing.partition);
-        let kind = ongoing.wish.kind(ongoing.key, ongoing.request);
+        let basis = if ongoing.called.is_multiple_of(BARRIER_EVERY) { Basis::Barrier } else { Basis::Lease };
+        let kind = ongoing.wish.kind(ongoing.key, ongoing.request, basis);
         let leader = who.leaders.get(&partition).copied();
         let replicas = self.assignments.get(partition).map_or(&[][..], |assignment| &assignment.replicas[..]);
         let target = leader.or_else(|| self.random.one_of(replicas));

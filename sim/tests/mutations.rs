@@ -27,6 +27,7 @@ const SOON: (u64, &[Mutation]) = (
         Mutation::AnyReplicaStands,
         Mutation::ReadsWithoutGrants,
         Mutation::ReadsByMajority,
+        Mutation::OlderGrantsPassABarrier,
     ],
 );
 

@@ -76,7 +76,8 @@ pub(crate) async fn send(
         retries: 0,
         end: batch.end,
     };
-    let mut pending: Vec<_> = batch.records.into_iter().map(|record| (client.request_id(), record)).collect();
+    let mut pending: Vec<_> =
+        batch.records.into_iter().map(|record| (client.request_id_for(&record.key), record)).collect();
     let mut backoff = BACKOFF_FIRST;
     while !pending.is_empty() {
         let before = pending.len();
@@ -123,7 +124,7 @@ async fn attempt(
                 why = Some(error);
             }
             Err(error @ Error::RequestIdRefused { clock_ms: Some(_), .. }) => {
-                left.push((client.request_id(), record));
+                left.push((client.request_id_for(&record.key), record));
                 why = Some(error);
             }
             Err(error) => {

@@ -2,7 +2,9 @@
 //! seen.
 //!
 //! Each looks at one moment of the store, so that its answer can say which: whoever reads next, anywhere, and wants to see at
-//! least as much, names that. Only a session's read that must wait for more to be applied goes to the owner loop.
+//! least as much, names that. A session's read that must wait for more to be applied goes to the owner loop; and so does, at a
+//! leader, a read of a small staleness: what the leader knows of itself here is as old as its last heartbeat, while the owner
+//! loop can tell at once.
 //!
 //! A quarantined replica serves none of them.
 
@@ -28,6 +30,8 @@ pub enum Here {
     Answered(Reply),
     /// It is for the owner loop, which waits until this entry is applied.
     After(Sequence),
+    /// It is for the owner loop, which leads and can tell whether this is the latest.
+    Latest,
 }
 
 impl Host {
@@ -68,6 +72,7 @@ pub struct Window<'a> {
 enum Look {
     Found(Answer, Option<Standing>),
     After(Sequence),
+    Latest,
 }
 
 impl Window<'_> {
@@ -84,6 +89,7 @@ impl Window<'_> {
         let (answer, standing) = match self.look(now, &status, key, omit_value, freshness) {
             Ok(Look::Found(answer, standing)) => (answer, standing),
             Ok(Look::After(sequence)) => return Here::After(sequence),
+            Ok(Look::Latest) => return Here::Latest,
             Err(failure) => (Answer::Failed(failure), None),
         };
         Here::Answered(Reply { operation_id, epoch: status.epoch, answer, standing })
@@ -113,7 +119,11 @@ impl Window<'_> {
             Freshness::AtLeast(_) => {}
             Freshness::Within(bound_ms) => {
                 let fresh_as_of = self.status.fresh_as_of().filter(|(_, needed)| *needed <= applied);
-                check_staleness(now(), fresh_as_of.map(|(as_of, _)| as_of), bound_ms)?;
+                let fresh = check_staleness(now(), fresh_as_of.map(|(as_of, _)| as_of), bound_ms);
+                if fresh.is_err() && status.role == RoleName::Leader {
+                    return Ok(Look::Latest);
+                }
+                fresh?;
             }
         }
         let standing = |lineage| Standing { partition_uuid: self.uuid, lineage, applied };

@@ -85,6 +85,8 @@ pub enum Event {
     },
     /// The disk refuses growth. Comes again for as long as it does.
     DiskFull,
+    /// Reads have come that wait behind a [`Barrier`](super::Barrier): a heartbeat is due at once.
+    BarrierRead,
     /// Hand leadership over, by plan: so that no write and no read fails. Ends in
     /// [`LostLeadership`](super::Effect::LostLeadership) or in [`TransferFailed`](super::Effect::TransferFailed).
     TransferLeadership {

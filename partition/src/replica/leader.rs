@@ -7,7 +7,8 @@
 //! is, too (entries of earlier epochs are committed by being before it, never by being counted themselves).
 //!
 //! Reads need no log entry: as long as every other member that could be elected has promised not to stand,
-//! nobody else can have committed anything. The promise is measured from when the heartbeat was *sent*.
+//! nobody else can have committed anything. The promise is measured from when the heartbeat was *sent*. A read that trusts
+//! no clock waits for promises that were given after it came: see [`Barrier`].
 
 mod handover;
 
@@ -18,6 +19,7 @@ use paddock_storage::{LogEntries, Position, Rows, RowsBuilder, Sequence};
 
 use self::handover::Handover;
 use super::Role;
+use super::barrier::Barrier;
 use super::configuration::{Configuration, min_in_sync, settle_eligible};
 use super::core::Core;
 use super::effect::Effect;
@@ -39,6 +41,10 @@ pub(super) struct Leader {
     epoch_start: Sequence,
     since: Timestamp,
     heartbeat_due: Timestamp,
+    /// When the last heartbeats were sent.
+    heartbeat_sent: Option<Timestamp>,
+    /// Reads wait for a heartbeat that is sent later than the last ones.
+    barrier_waits: bool,
     /// The commit when the last heartbeats were sent: who holds that much is close enough to join.
     commit_at_heartbeat: Sequence,
     followers: BTreeMap<NodeId, Progress>,
@@ -79,6 +85,8 @@ impl Leader {
             epoch_start,
             since: core.now,
             heartbeat_due: core.now,
+            heartbeat_sent: None,
+            barrier_waits: false,
             commit_at_heartbeat: core.commit(),
             followers: BTreeMap::new(),
             joining: None,
@@ -212,13 +220,7 @@ impl Leader {
         let (now, last) = (core.now, core.last().sequence);
         if now >= self.heartbeat_due {
             self.heartbeat_due = now.plus_ms(core.config.heartbeat_ms());
-            let holds_lease = self.holds_lease(core, now).is_ok() || broken!(VouchesWithoutTheLease);
-            for (node, progress) in &self.followers {
-                let (epoch, commit) = (core.epoch(), core.commit());
-                // A leader that was replaced may not know what was committed: it vouches for nothing.
-                let echo = if holds_lease { progress.asked() } else { 0 };
-                core.send(*node, Message::Heartbeat { epoch, sent_at: now, commit, echo });
-            }
+            self.send_heartbeats(core);
             if self.may_read(core, now).is_ok() {
                 core.freshness.is_fresh(now, core.applied());
             }
@@ -232,10 +234,37 @@ impl Leader {
             self.reconfigure(core);
             self.commit_at_heartbeat = core.commit();
         }
+        self.heartbeat_for_waiting(core);
         for node in peers(core) {
             self.drive(core, node);
         }
         self.advance_handover(core);
+    }
+
+    fn send_heartbeats(&mut self, core: &mut Core) {
+        let (now, epoch, commit) = (core.now, core.epoch(), core.commit());
+        self.heartbeat_sent = Some(now);
+        let holds_lease = self.holds_lease(core, now).is_ok() || broken!(VouchesWithoutTheLease);
+        for (node, progress) in &self.followers {
+            // A leader that was replaced may not know what was committed: it vouches for nothing.
+            let echo = if holds_lease { progress.asked() } else { 0 };
+            core.send(*node, Message::Heartbeat { epoch, sent_at: now, commit, echo });
+        }
+    }
+
+    /// A read has come that waits for heartbeats which are sent from now on.
+    pub(super) fn heartbeat_for_barrier(&mut self, core: &mut Core) {
+        self.barrier_waits = true;
+        self.heartbeat_for_waiting(core);
+    }
+
+    /// Sends the heartbeats that reads wait for, as soon as the clock tells them from the last ones. They are extra: nothing
+    /// else is done that goes with a heartbeat.
+    fn heartbeat_for_waiting(&mut self, core: &mut Core) {
+        if self.barrier_waits && self.heartbeat_sent < Some(core.now) {
+            self.barrier_waits = false;
+            self.send_heartbeats(core);
+        }
     }
 
     /// The configuration of this epoch has changed, or a change of it was settled.
@@ -277,10 +306,9 @@ impl Leader {
 
     /// When a tick is due.
     pub(super) fn deadline(&self) -> Timestamp {
-        self.handover
-            .as_ref()
-            .and_then(Handover::due)
-            .map_or(self.heartbeat_due, |due| due.min(self.heartbeat_due))
+        let handover = self.handover.as_ref().and_then(Handover::due);
+        let barrier = self.heartbeat_sent.filter(|_| self.barrier_waits).map(|sent| sent.plus_ms(1));
+        [handover, barrier].into_iter().flatten().fold(self.heartbeat_due, Timestamp::min)
     }
 
     /// Whether a write may be proposed.
@@ -327,6 +355,30 @@ impl Leader {
             }
         }
         Ok(())
+    }
+
+    /// The barrier of a read that comes now.
+    pub(super) fn barrier(&self, core: &Core) -> Barrier {
+        Barrier { epoch: core.epoch(), behind: self.heartbeat_sent }
+    }
+
+    /// Whether what is applied now is all that anybody can have committed before the barrier was taken.
+    pub(super) fn may_read_behind(&self, core: &Core, barrier: Barrier) -> Result<(), Refusal> {
+        if !self.is_ready(core) || core.applied() < core.commit() {
+            return Err(Refusal::NotReady);
+        }
+        let could_lead =
+            core.configuration.in_force().flat_map(|state| state.in_sync.iter().chain(&state.eligible));
+        let has_granted = |member: &Member| {
+            let progress = self.followers.get(&member.node);
+            progress.is_some_and(|progress| progress.has_granted_behind(*member, barrier.behind))
+        };
+        match could_lead.filter(|member| **member != core.config.member).find(|member| !has_granted(member)) {
+            None => Ok(()),
+            Some(member) => Err(Refusal::Unavailable {
+                why: format!("{member} could be elected, and has not answered since the read came"),
+            }),
+        }
     }
 
     /// The followers, for people.

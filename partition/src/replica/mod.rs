@@ -14,6 +14,7 @@
 //!
 //! What it does not do: choose where replicas are. It obeys the list that it is shown.
 
+mod barrier;
 mod candidate;
 pub mod config;
 mod configuration;
@@ -35,6 +36,7 @@ mod timestamp;
 use paddock_coordination::{Epoch, Member, NodeId};
 use paddock_storage::{Position, Sequence};
 
+pub use barrier::Barrier;
 pub use config::{DurableState, ReplicaConfig};
 pub use effect::Effect;
 pub use event::{Event, ObservedState, WriteOutcome};
@@ -227,6 +229,32 @@ impl Replica {
         }
     }
 
+    /// The barrier of a read that comes now. Step [`Event::BarrierRead`] after it, or the read waits for the next heartbeat
+    /// that is due anyway.
+    ///
+    /// # Errors
+    /// This replica does not lead.
+    pub fn barrier(&self) -> Result<Barrier, Refusal> {
+        match &self.role {
+            Role::Leader(leader) => Ok(leader.barrier(&self.core)),
+            _ => Err(self.not_leader()),
+        }
+    }
+
+    /// Whether what is applied now may be read as the latest by a read that came when the barrier was taken. Unlike
+    /// [`may_read`](Self::may_read) it believes no clock; and what it says holds for good.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_read_behind(&self, barrier: Barrier) -> Result<(), Refusal> {
+        match &self.role {
+            Role::Leader(leader) if barrier.epoch == self.core.epoch() => {
+                leader.may_read_behind(&self.core, barrier)
+            }
+            _ => Err(self.not_leader()),
+        }
+    }
+
     /// Its condition, for people.
     #[must_use]
     pub fn status(&self) -> ReplicaStatus {
@@ -310,6 +338,7 @@ impl Role {
                 other => other,
             },
             Event::DiskFull => self.led(|leader| leader.give_rebuilds_up(core)),
+            Event::BarrierRead => self.led(|leader| leader.heartbeat_for_barrier(core)),
             Event::TransferLeadership { to, deadline } => self.transfer(core, to, deadline),
             Event::NodesDrained { nodes } => {
                 core.drained = nodes;

@@ -91,6 +91,8 @@ pub enum Mutation {
     StalenessFromTheAnswer,
     /// A leader vouches for a follower's freshness without the lease.
     VouchesWithoutTheLease,
+    /// A barrier is passed by grants of heartbeats that were sent before the read came.
+    OlderGrantsPassABarrier,
 }
 
 #[cfg(feature = "mutations")]

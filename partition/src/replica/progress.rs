@@ -182,6 +182,12 @@ impl Progress {
             && self.granted.is_some_and(|sent_at| now.since(sent_at) < config.grant_ms())
     }
 
+    /// Whether this very member has granted a heartbeat that was sent later than that.
+    pub(super) fn has_granted_behind(&self, member: Member, behind: Option<Timestamp>) -> bool {
+        let is_later = self.granted > behind || (broken!(OlderGrantsPassABarrier) && self.granted.is_some());
+        self.member == Some(member) && is_later
+    }
+
     /// Whether a member was silent for a lease: no grant, or entries to acknowledge and no progress with them.
     pub(super) fn is_silent(&self, member: Member, now: Timestamp, config: &ReplicaConfig) -> bool {
         let silent_since = match self.member {

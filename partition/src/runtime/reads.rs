@@ -1,17 +1,16 @@
-//! Reads under the lease, and the answers that rest on it.
+//! Reads under the lease, and the answers that rest on it; reads behind a barrier; reads of sessions.
 
 use paddock_storage::Readable;
 use tracing::error;
 
 use super::{OwnerLoop, refused};
 use crate::admission::read_failure;
-use crate::operation::{Answer, Failure, Kind, Standing};
-use crate::replica::{Refusal, RoleName};
+use crate::operation::{Answer, Failure, Kind, Operation, Standing};
+use crate::replica::{Event, Refusal, RoleName};
+use crate::waiting::{BARRIER_WAIT_MS, BarrierRead, SESSION_WAIT_MS};
 
 /// No more answers of reads are made in one round than fill this many bytes, but for the last one.
 const ROUND_ANSWERS_BYTES_MAX: usize = 16 << 20;
-/// How long a session's read waits at a follower for more to be applied, in milliseconds.
-const SESSION_WAIT_MS: u64 = 20;
 /// The most bytes of values in one run of records.
 const RANGE_BYTES_MAX: usize = 4 << 20;
 
@@ -59,6 +58,52 @@ impl OwnerLoop {
         }
     }
 
+    /// Has reads wait behind a barrier: all that came with one round behind the same one.
+    pub(super) fn raise_barrier(&mut self, reads: Vec<Operation>) -> Result<(), paddock_storage::Error> {
+        if reads.is_empty() {
+            return Ok(());
+        }
+        match self.replica.barrier() {
+            Ok(barrier) => {
+                let since = self.clock.now();
+                let waiting = |operation| BarrierRead { since, barrier, operation };
+                self.round.waiting.barriers.extend(reads.into_iter().map(waiting));
+                self.step(Event::BarrierRead)
+            }
+            Err(refusal) => {
+                for read in reads {
+                    self.round.replies.answer(read, self.replica.epoch(), refused(&refusal));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Serves the reads whose barrier is passed, and tells those that have waited for long who keeps them waiting. What lets a
+    /// read pass holds for good, so nothing has to be looked at again once it is done.
+    pub(super) fn serve_barriers(&mut self) {
+        if self.round.waiting.barriers.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        let mut bytes = 0;
+        for read in std::mem::take(&mut self.round.waiting.barriers) {
+            let is_full = bytes >= ROUND_ANSWERS_BYTES_MAX;
+            let answer = match self.replica.may_read_behind(read.barrier) {
+                Ok(()) if !is_full && read.operation.has_room() => self.read(&read.operation.kind),
+                Err(refusal @ Refusal::NotLeader { .. }) => refused(&refusal),
+                Err(refusal) if now.since(read.since) >= BARRIER_WAIT_MS => stuck(&refusal),
+                passed => {
+                    self.round.more_reads |= passed.is_ok() && is_full;
+                    self.round.waiting.barriers.push_back(read);
+                    continue;
+                }
+            };
+            bytes += answer.size_bytes();
+            self.round.replies.answer(read.operation, self.replica.epoch(), answer);
+        }
+    }
+
     /// Serves the sessions' reads for which enough is applied. At a follower they do not wait for long: the leader has
     /// what a session has seen, or will have it first.
     pub(super) fn serve_sessions(&mut self) {
@@ -97,10 +142,10 @@ impl OwnerLoop {
 
     fn read(&self, kind: &Kind) -> Answer {
         let answer = match kind {
-            Kind::Read { key, omit_value: false } | Kind::ReadAfter { key, omit_value: false, .. } => {
+            Kind::Read { key, omit_value: false, .. } | Kind::ReadAfter { key, omit_value: false, .. } => {
                 self.reader.get_record(key).map(Answer::Read)
             }
-            Kind::Read { key, omit_value: true } | Kind::ReadAfter { key, omit_value: true, .. } => {
+            Kind::Read { key, omit_value: true, .. } | Kind::ReadAfter { key, omit_value: true, .. } => {
                 self.reader.version(key).map(|version| {
                     let record = |version| paddock_storage::Record {
                         key: key.clone(),
@@ -121,4 +166,15 @@ impl OwnerLoop {
             Answer::Failed(read_failure(error))
         })
     }
+}
+
+/// Why a read is not let past its barrier.
+fn stuck(refusal: &Refusal) -> Answer {
+    let why = match refusal {
+        Refusal::Unavailable { why } => why,
+        Refusal::NotReady | Refusal::NotLeader { .. } => "the leader is not ready yet",
+    };
+    Answer::Failed(Failure::Unavailable(format!(
+        "the read has waited behind its barrier for {BARRIER_WAIT_MS} ms: {why}"
+    )))
 }

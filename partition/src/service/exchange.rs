@@ -21,7 +21,8 @@ use crate::host::Host;
 use crate::host::anywhere::Here;
 use crate::keys;
 use crate::operation::{
-    Answer, Arrival, Failure, Freshness, Kind, Precondition, Request as OperationRequest, Standing, Write,
+    Answer, Arrival, Basis, Failure, Freshness, Kind, Precondition, Request as OperationRequest, Standing,
+    Write,
 };
 use crate::replica::Timestamp;
 use crate::reply::{self, Reply, ReplyReceiver, ReplySender};
@@ -109,6 +110,10 @@ async fn accept(host: &Host, request: wire::ExchangeRequest, sender: &ReplySende
                         let kind = Kind::ReadAfter { key, omit_value, after };
                         add(&mut sorted, partition, Arrival { operation_id: id, deadline, kind });
                     }
+                    Here::Latest => {
+                        let kind = Kind::Read { key, omit_value, basis: Basis::HeldLease };
+                        add(&mut sorted, partition, Arrival { operation_id: id, deadline, kind });
+                    }
                 }
             }
             Err(failure) => failures.push((id, failure)),
@@ -149,7 +154,10 @@ fn kind(kind: Option<wire::operation::Kind>) -> Result<Parsed, Failure> {
                 Some(Requirement::SessionToken(_)) => {
                     at_least.map(standing).transpose()?.map_or(Freshness::Any, Freshness::AtLeast)
                 }
-                _ => return Ok(Parsed::Strong(Kind::Read { key, omit_value })),
+                Some(Requirement::Barrier(true)) => {
+                    return Ok(Parsed::Strong(Kind::Read { key, omit_value, basis: Basis::Barrier }));
+                }
+                _ => return Ok(Parsed::Strong(Kind::Read { key, omit_value, basis: Basis::Lease })),
             };
             Ok(Parsed::Anywhere { key, omit_value, freshness })
         }

@@ -125,6 +125,41 @@ async fn a_session_of_another_life_or_lineage_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_holds_its_lease_serves_any_staleness_and_reads_behind_barriers() {
+    let mut cluster = Cluster::start(2, 1).await;
+    cluster.in_sync(0, 2).await;
+    let mut leader = cluster.leader_stream(0).await;
+    for round in 0..50_u32 {
+        let text = round.to_string();
+        version(&leader.one(put("k", &text)).await);
+        for requirement in [Requirement::MaxStalenessMs(0), Requirement::Barrier(true)] {
+            let found = leader.one(read_as_fresh("k", requirement.clone())).await;
+            assert_eq!(value(&found).as_deref(), Some(text.as_bytes()), "{requirement:?}");
+        }
+    }
+    // A follower sends a read behind a barrier on, as any strong one.
+    let node = cluster.follower(0).await;
+    let refused = cluster.stream(node).await.one(read_as_fresh("k", Requirement::Barrier(true))).await;
+    assert_eq!(failure(&refused).reason(), ErrorReason::NotLeader);
+
+    // Without the other one, which could be elected: nothing is read until it is certain that it was not.
+    let parked = cluster.stop_node(node).await;
+    let found = async {
+        loop {
+            let outcome = leader.one(read_as_fresh("k", Requirement::Barrier(true))).await;
+            let Some(outcome::Kind::Failure(failure)) = &outcome.kind else { return outcome };
+            assert_eq!(failure.reason(), ErrorReason::PartitionUnavailable, "{failure:?}");
+            assert!(failure.message.contains("could be elected"), "{failure:?}");
+        }
+    };
+    let found =
+        tokio::time::timeout(Duration::from_secs(20), found).await.expect("it leaves the in-sync set");
+    assert_eq!(value(&found).as_deref(), Some(&b"49"[..]));
+    cluster.start_node(parked).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_for_which_nobody_vouches_grows_stale_and_says_so() {
     let mut cluster = Cluster::start(3, 1).await;
     cluster.in_sync(0, 3).await;
@@ -154,7 +189,9 @@ async fn a_replica_for_which_nobody_vouches_grows_stale_and_says_so() {
     };
     let refused = tokio::time::timeout(Duration::from_secs(20), refused).await.expect("it grows stale");
     assert_eq!(refused.reason(), ErrorReason::ReplicaBehind);
-    assert!(refused.message.contains("the bound is 100 ms"), "{}", refused.message);
+    // As a follower it says how old it may be; as a leader whom nobody follows, that it has no lease.
+    let says = ["the bound is 100 ms", "has no lease", "is not ready"];
+    assert!(says.iter().any(|words| refused.message.contains(words)), "{}", refused.message);
     assert_eq!(value(&follower.one(eventual_read("k")).await).as_deref(), Some(&b"v"[..]));
     for other in parked {
         cluster.start_node(other).await;

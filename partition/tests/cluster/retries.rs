@@ -1,6 +1,7 @@
 //! Writes with a request id: each happens once, however often it is sent, and whoever leads.
 
 use bytes::Bytes;
+use paddock_coordination::NodeId;
 use paddock_partition::clock::wall_clock_ms;
 use paddock_partition::retries::RETENTION_MS;
 use paddock_proto::request_id::RequestId;
@@ -135,7 +136,8 @@ async fn an_id_out_of_its_time_is_refused_and_told_the_time() {
         let refused = leader.one(named(id, put("k", "2"))).await;
         assert_eq!(failure(&refused).reason(), reason);
         assert!((now..now + 60_000).contains(&failure(&refused).clock_ms), "{refused:?}");
-        assert!(!failure(&refused).outcome_unknown);
+        // What was done under an old id in its time nobody remembers; under one of the future nothing was.
+        assert_eq!(failure(&refused).outcome_unknown, reason == ErrorReason::RequestIdExpired);
     }
     let Some(paddock_proto::v1::operation::Kind::Write(mut mutation)) = put("k", "2").kind else {
         panic!("a write")
@@ -204,5 +206,68 @@ async fn users_see_nothing_of_it_and_may_name_any_key() {
         assert!(deleted(&leader.one(remove(key)).await).0, "{key:?}");
     }
     assert_eq!(version(&leader.one(first).await), created);
+    cluster.stop().await;
+}
+
+/// What a node has appended: entries, and bytes of their rows.
+async fn appended(cluster: &Cluster, node: NodeId) -> (u64, u64) {
+    let metrics = cluster.metrics(node).await;
+    let value = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(name)).expect("the metric is there");
+        line.rsplit_once(' ').and_then(|(_, value)| value.parse::<u64>().ok()).expect("a number")
+    };
+    (value("paddock_partition_log_entries_total"), value("paddock_partition_log_appended_bytes_total"))
+}
+
+/// What request ids cost: the time of a write, and what is appended for it. `PADDOCK_IDS_WRITES` says how many are written each
+/// time (20,000).
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures for a while, and prints figures: see docs/guarantees.md"]
+async fn measure_request_ids() {
+    let writes = std::env::var("PADDOCK_IDS_WRITES").map_or(20_000, |text| text.parse().expect("a number"));
+    let cluster = Cluster::start(2, 1).await;
+    cluster.in_sync(0, 2).await;
+    let node = cluster.leader(0).await;
+    let mut stream = cluster.leader_stream(0).await;
+    let mut number = 0_u128;
+    // In turns, so that what else the machine does hits both.
+    for round in 1..=3 {
+        for at_once in [1, 64] {
+            for is_named in [false, true] {
+                // One at a time takes its time.
+                let count = if at_once == 1 { writes / 10 } else { writes };
+                let before = appended(&cluster, node).await;
+                let (mut micros, began) = (Vec::new(), std::time::Instant::now());
+                for _ in 0..count / at_once {
+                    let batch = (0..at_once).map(|_| {
+                        number += 1;
+                        let write = put(&format!("{:016}", number % 10_000), "0123456789abcdef");
+                        if is_named { named(id(number), write) } else { write }
+                    });
+                    let batch = batch.collect();
+                    let sent = std::time::Instant::now();
+                    for outcome in stream.call(batch).await {
+                        version(&outcome);
+                    }
+                    micros.push(sent.elapsed().as_micros());
+                }
+                let elapsed = began.elapsed();
+                let after = appended(&cluster, node).await;
+                micros.sort_unstable();
+                let at = |percent: usize| micros[(micros.len() - 1) * percent / 100];
+                let done = (micros.len() * usize::try_from(at_once).expect("fits")) as f64;
+                println!(
+                    "round {round}, {at_once} at once, {}: {:.0} writes/s, answered in p50 {} us, p99 {} us; \
+                     {:.2} rows and {:.1} bytes of rows a write",
+                    if is_named { "with ids" } else { "without" },
+                    done / elapsed.as_secs_f64(),
+                    at(50),
+                    at(99),
+                    (after.0 - before.0) as f64 / done,
+                    (after.1 - before.1) as f64 / done,
+                );
+            }
+        }
+    }
     cluster.stop().await;
 }

@@ -34,6 +34,7 @@ const SCRIPTS: &[(&str, &[Mutation])] = &[
     ("snapshot_ready_of_an_earlier_attempt_counts_for_nothing", &[Mutation::SnapshotOfAnyAttempt]),
     ("snapshot_that_fails_again_and_again_holds_no_log", &[Mutation::FailuresHoldTheLog]),
     ("snapshot_when_the_log_no_longer_reaches", &[Mutation::AcknowledgesWhatItFetches]),
+    ("barrier_read_waits_for_answers_since_it_came", &[Mutation::OlderGrantsPassABarrier]),
     ("staleness_is_measured_by_what_the_leader_echoes", &[Mutation::StalenessFromTheAnswer]),
 ];
 

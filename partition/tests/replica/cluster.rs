@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use paddock_coordination::{Epoch, Generation, Member, NodeId, PartitionId, PartitionState, Version};
 use paddock_partition::replica::{
-    DurableState, Effect, Event, Message, ObservedState, Replica, ReplicaConfig, Timestamp, WriteOutcome,
+    Barrier, DurableState, Effect, Event, Message, ObservedState, Replica, ReplicaConfig, Timestamp,
+    WriteOutcome,
 };
 use paddock_storage::{EpochStart, LogEntries, Position, RowRef, Rows, RowsBuilder, Sequence};
 use ulid::Ulid;
@@ -125,6 +126,8 @@ pub(crate) struct Node {
     pub(crate) apply_through: usize,
     pub(crate) is_isolated: bool,
     pub(crate) watch_is_off: bool,
+    /// The barrier of the last read that came with one.
+    pub(crate) barrier: Option<Barrier>,
     /// Copies for followers.
     snapshots: BTreeMap<NodeId, Snapshot>,
     /// Copies that were made, and the replica does not know yet.
@@ -225,6 +228,7 @@ impl Cluster {
                 apply_through: 0,
                 is_isolated: false,
                 watch_is_off: false,
+                barrier: None,
                 snapshots: BTreeMap::new(),
                 prepared: VecDeque::new(),
                 holds_copies: false,

@@ -8,6 +8,7 @@
 //! queue | deliver | drop | duplicate  with [from=A] [to=B] [kind=append]; deliver [last=true] takes the newest
 //! transfer A [to=B] [within=MS]       A hands over, by default to the best and within a lease
 //! drained A B                         these nodes, and no others, are drained
+//! barrier A | read A behind           a read comes that waits behind a barrier; what becomes of it
 //! propose A x y | read A | status [A] | log A | state | fresh A
 //! crash A [kept=N] | restart A | wipe A | stop A
 //! leave A                             A's process is about to stop
@@ -187,10 +188,22 @@ fn on_node(cluster: &mut Cluster, index: usize, name: &str, words: &[&str], kept
             let rows = puts(words[1..].iter().copied());
             cluster.step(index, Event::Propose { rows, log_time_ms: 0 });
         }
+        "barrier" => {
+            let Some(replica) = &cluster.nodes[index].replica else { return Err("it is down".into()) };
+            match replica.barrier() {
+                Ok(barrier) => cluster.nodes[index].barrier = Some(barrier),
+                Err(refusal) => return Ok(describe::refusal(&refusal) + "\n"),
+            }
+            cluster.step(index, Event::BarrierRead);
+        }
         "read" => {
             let node = &cluster.nodes[index];
             let Some(replica) = &node.replica else { return Err("it is down".into()) };
-            return Ok(match replica.may_read(node.clock(cluster.now)) {
+            let may_read = match words.get(1) {
+                Some(_) => replica.may_read_behind(node.barrier.ok_or("no read has come to wait")?),
+                None => replica.may_read(node.clock(cluster.now)),
+            };
+            return Ok(match may_read {
                 Ok(()) => format!("reads what is applied through {}\n", node.disk.applied),
                 Err(refusal) => describe::refusal(&refusal) + "\n",
             });

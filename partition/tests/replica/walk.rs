@@ -1,6 +1,7 @@
 //! Seeded random walks: messages are lost, doubled and overtaken, processes crash with unsynced tails or stand still
 //! beyond their leases, disks are wiped, logs are cut at
-//! the front, snapshots are fetched and their transfers break, the coordination service loses answers and does old writes late, watches lag, clocks drift. The checker
+//! the front, snapshots are fetched and their transfers break, the coordination service loses answers and does old writes late, watches lag, clocks drift, and in some
+//! walks run as they like, or stand still: there only reads behind barriers are to be trusted. The checker
 //! looks on at every step; then everything is mended, and the cluster has to come together again.
 //!
 //! `PADDOCK_WALK_SEED=n` runs one walk, `PADDOCK_WALKS=n` so many.
@@ -49,6 +50,8 @@ struct Walk {
     keeps_batches_whole: bool,
     /// Nothing but messages goes wrong: so there is more time for what takes its time, such as hand-overs.
     is_calm: bool,
+    /// Clocks run at any rate, and change it.
+    is_wild: bool,
     /// Which nodes' processes are about to stop, as they say.
     leaving: Vec<bool>,
 }
@@ -64,7 +67,7 @@ impl Walk {
         let mut cluster = Cluster::new(&names[..count], min_in_sync, 200, false);
         for node in &mut cluster.nodes {
             node.is_slow = true;
-            node.clock_offset = chance.below(1_000_000);
+            node.clock_offset = 1_000_000 + chance.below(1_000_000);
             // Within what the lease allows for.
             node.clock_rate = 970 + chance.below(60);
         }
@@ -72,7 +75,10 @@ impl Walk {
             cluster.start(index);
         }
         let keeps_batches_whole = chance.percent(50);
+        let is_wild = chance.percent(25);
+        cluster.checker.clocks_are_wild = is_wild;
         Walk {
+            is_wild,
             chance,
             cluster,
             watched: vec![0; count],
@@ -100,6 +106,8 @@ impl Walk {
             417..437 => self.transfer(),
             437 => self.drain(),
             438 if !self.is_calm && self.chance.percent(30) => self.leave(index),
+            439..447 => self.barrier_read(index),
+            447..452 if self.is_wild => self.drift(index),
             438..560 => {
                 let duration_ms = 1 + self.chance.below(15);
                 self.cluster.advance(duration_ms, false);
@@ -190,6 +198,24 @@ impl Walk {
             let deadline = self.cluster.nodes[index].clock(self.cluster.now).plus_ms(within_ms);
             self.cluster.step(index, Event::TransferLeadership { to, deadline });
         }
+    }
+
+    /// A read comes that waits behind a barrier, perhaps to a leader that was replaced long ago.
+    fn barrier_read(&mut self, index: usize) {
+        let node = &self.cluster.nodes[index];
+        let Some(Ok(barrier)) = node.replica.as_ref().map(|replica| replica.barrier()) else { return };
+        self.cluster.checker.barrier_raised(node.name, barrier);
+        self.cluster.step(index, Event::BarrierRead);
+    }
+
+    /// A clock runs at another rate from now on: up to five times too fast, or not at all.
+    fn drift(&mut self, index: usize) {
+        let now = self.cluster.now;
+        let node = &mut self.cluster.nodes[index];
+        let shown = node.clock(now).0;
+        node.clock_rate = if self.chance.percent(30) { 0 } else { self.chance.below(5_000) };
+        // It goes on from what it shows.
+        node.clock_offset = shown - now * node.clock_rate / 1000;
     }
 
     /// Some nodes are drained, others no longer; a replica hears of it now, or much later.
@@ -396,6 +422,8 @@ struct Outcome {
     handovers: usize,
     /// Snapshots that took the place of a store.
     installs: u64,
+    /// Reads that were let past their barriers.
+    barriers_passed: u64,
 }
 
 fn walk(seed: u64) -> Outcome {
@@ -418,6 +446,7 @@ fn walk(seed: u64) -> Outcome {
         committed: walk.cluster.checker.committed.len(),
         epochs: walk.cluster.state().state.epoch.0,
         installs: walk.cluster.checker.installs,
+        barriers_passed: walk.cluster.checker.barriers_passed,
         handovers: walk.cluster.states.windows(2).filter(is_handover).count(),
     }
 }
@@ -431,7 +460,7 @@ fn random_walks_keep_every_invariant() {
     let one = from_environment("PADDOCK_WALK_SEED");
     let walks = from_environment("PADDOCK_WALKS").unwrap_or(WALKS);
     let seeds = one.map_or(0..walks, |seed| seed..seed + 1);
-    let (mut committed, mut epochs, mut handovers, mut installs) = (0, 0, 0, 0);
+    let (mut committed, mut epochs, mut handovers, mut installs, mut barriers) = (0, 0, 0, 0, 0);
     for seed in seeds {
         let result = std::panic::catch_unwind(|| walk(seed));
         let Ok(outcome) = result else { panic!("PADDOCK_WALK_SEED={seed} breaks an invariant, see above") };
@@ -439,14 +468,17 @@ fn random_walks_keep_every_invariant() {
         epochs += outcome.epochs;
         handovers += outcome.handovers;
         installs += outcome.installs;
+        barriers += outcome.barriers_passed;
     }
     println!(
-        "{committed} entries, {epochs} epochs, {handovers} of them handed over, {installs} snapshots installed"
+        "{committed} entries, {epochs} epochs, {handovers} of them handed over, {installs} snapshots installed, {barriers} \
+         reads let past barriers"
     );
     assert!(one.is_some() || committed as u64 > walks * 20, "the walks got too little done to say anything");
     assert!(one.is_some() || epochs > walks * 3, "the walks saw too few leaders to say anything");
     let enough = handovers as u64 * 2 > walks;
     assert!(one.is_some() || enough, "the walks saw too few hand-overs to say anything: {handovers}");
+    assert!(one.is_some() || barriers > walks, "the walks saw too few reads behind barriers: {barriers}");
     assert!(one.is_some() || installs > walks / 4, "the walks saw too few snapshots to say anything");
 }
 
