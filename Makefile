@@ -28,7 +28,9 @@ test: setup ## Install what is missing, then run every test, a small acceptance 
 	scripts/faults.py --paddock target/debug/paddock
 	$(CARGO) build --package paddock-client --example steady_load --locked --quiet
 	$(CARGO) build --package paddock-client --example chaos_load --locked --quiet
+	$(CARGO) build --package paddock-client --example once_load --locked --quiet
 	scripts/handover.py --paddock target/debug/paddock --transfers 6 --settle-seconds 0.3
+	scripts/once.py --paddock target/debug/paddock --kills 4
 	scripts/failover.py --paddock target/debug/paddock --kills 2 --hangs 1
 	scripts/chaos.py --paddock target/debug/paddock --seconds 60 --network auto --zookeepers 3
 
@@ -75,6 +77,12 @@ chaos: setup ## Kill and freeze a real cluster at random for a while, and judge 
 	$(CARGO) build --package paddock --locked
 	$(CARGO) build --package paddock-client --example chaos_load --locked
 	scripts/chaos.py --paddock target/debug/paddock $(ARGS)
+
+.PHONY: once
+once: setup ## Kill leaders under writes with request ids, each of which must happen exactly once (KILLS=50 SEED=...)
+	$(CARGO) build --package paddock --locked
+	$(CARGO) build --package paddock-client --example once_load --locked
+	scripts/once.py --paddock target/debug/paddock --kills $(or $(KILLS),50) $(if $(SEED),--seed $(SEED))
 
 .PHONY: sim
 sim: ## Simulate clusters under faults, one for each seed (SEEDS=2000 FIRST=0; SEED=7: that one again, with its trace)
