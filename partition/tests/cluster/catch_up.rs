@@ -12,7 +12,7 @@ use paddock_proto::admin::v1::Replica;
 use paddock_proto::v1::outcome;
 use paddock_storage::Options;
 
-use crate::gate::GatedDisk;
+use crate::gate::{GatedDisk, What};
 use crate::support::{Cluster, Stream, on, put, read};
 use crate::{value, version};
 
@@ -342,6 +342,42 @@ async fn a_receiver_that_takes_nothing_keeps_the_turn_from_nobody_for_long() {
     let metrics = cluster.metrics(leader).await;
     assert!(metrics.contains("snapshot_transfers_failed_total{reason=\"receiver_stalled\"} 1"), "{metrics}");
     drop(stuck);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_leaves_and_returns_while_its_snapshot_is_verified_is_whole_in_the_end() {
+    let disk = GatedDisk::default();
+    let storage = small_files().disk(Arc::new(disk.clone()));
+    let mut cluster = Cluster::start_with_spares_catching_up(3, None, storage, little_log()).await;
+    cluster.in_sync(0, 2).await;
+    let (leader, follower) = (cluster.leader(0).await, cluster.follower(0).await);
+    let spare = cluster.spares(0).await[0];
+    let mut stream = cluster.leader_stream(0).await;
+    let parked = cluster.stop_node(follower).await;
+    cluster.in_sync(0, 1).await;
+    let mut written = fill(&mut stream, "alone", 2).await;
+    // What is received comes to its end, and is not opened to be verified.
+    let copy = format!("partitions/{}.1", directories(parked.data())[0]);
+    disk.shut_for(What::OpeningStores, &parked.data().join(copy));
+    cluster.start_node(parked).await;
+    let whole = |replica: &Replica| {
+        let one = replica.receiving_snapshot.as_ref()?;
+        (one.total_bytes > 0 && one.done_bytes == one.total_bytes).then_some(())
+    };
+    says(&cluster, follower, whole).await;
+    cluster.set_target(0, &[leader, spare]).await;
+    cluster.settled_on(0, &[leader, spare]).await;
+    cluster.set_target(0, &[leader, follower]).await;
+    cluster.state(0, "it is listed again", |state| state.replicas.contains(&follower)).await;
+    disk.open();
+    // Whoever received the first copy must not take anything of the second one with it, which has the same place.
+    cluster.settled_on(0, &[leader, follower]).await;
+    written.extend(fill(&mut stream, "after", 1).await);
+    cluster.stop_node(spare).await;
+    cluster.stop_node(leader).await;
+    cluster.next_leader(0, leader).await;
+    holds(&mut cluster.stream(follower).await, &written).await;
     cluster.stop().await;
 }
 

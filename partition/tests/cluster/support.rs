@@ -152,9 +152,25 @@ impl Cluster {
 
     /// So many nodes, two of which have a replica of the one partition; a node that is away for so long loses it to another.
     pub async fn start_with_spares(nodes: u32, replace_after: Option<Duration>) -> Cluster {
+        Cluster::start_with_spares_catching_up(
+            nodes,
+            replace_after,
+            Options::new(),
+            CatchUpOptions::default(),
+        )
+        .await
+    }
+
+    /// The same, with stores that are kept, and replicas that catch up, in another way.
+    pub async fn start_with_spares_catching_up(
+        nodes: u32,
+        replace_after: Option<Duration>,
+        storage: Options,
+        catch_up: CatchUpOptions,
+    ) -> Cluster {
         let shape =
             NewCluster { partitions: 1, replication_factor: 2, initial_nodes: nodes, lease_ms: LEASE_MS };
-        Cluster::launch_all(nodes, shape, Options::new(), replace_after, CatchUpOptions::default()).await
+        Cluster::launch_all(nodes, shape, storage, replace_after, catch_up).await
     }
 
     async fn launch_all(
