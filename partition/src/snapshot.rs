@@ -22,6 +22,7 @@
 mod fetch;
 mod outgoing;
 mod pace;
+mod spread;
 
 use std::path::PathBuf;
 use std::sync::Arc;
