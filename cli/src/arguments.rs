@@ -516,11 +516,26 @@ pub(crate) enum StorageCommand {
     Dump(StorageDump),
     /// Write the newest records in the order of their keys, and give the space of all others back
     ///
-    /// A running server does as much of this as pays. The history that replicas catch up from stays.
-    Compact(Inspect),
+    /// A running server does as much of this as pays, and keeps a part of its log for followers to catch up from. Here none is
+    /// kept if nothing else is said: a follower that lacks some of it gets a copy of the whole replica instead.
+    Compact(StorageCompact),
 }
 
-/// Flags of `storage inspect`, `verify` and `compact`.
+/// Flags of `storage compact`.
+#[derive(Debug, Args)]
+pub(crate) struct StorageCompact {
+    /// The data directory, or a store's
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    /// About how much of each log to keep
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub(crate) keep_log_bytes: u64,
+}
+
+/// Flags of `storage inspect` and `verify`.
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
     /// The data directory, or a store's

@@ -156,7 +156,11 @@ async fn main() {
     let count = client.partitions().await.expect("the router answers").len();
     let keys = choose_keys(&client, count, writers).await;
     let began = Instant::now();
-    let partition = |_| Partition { last: Mutex::new(Instant::now()), gap_us_max: AtomicU64::new(0), writes: AtomicU64::new(0) };
+    let partition = |_| Partition {
+        last: Mutex::new(Instant::now()),
+        gap_us_max: AtomicU64::new(0),
+        writes: AtomicU64::new(0),
+    };
     let shared = Arc::new(Shared {
         client,
         partitions: (0..count).map(partition).collect(),

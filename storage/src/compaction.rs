@@ -31,7 +31,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -54,8 +54,14 @@ const EXPIRY_WAIT_MIN: Duration = Duration::from_secs(1);
 /// And so long at most: the clock may be set.
 const EXPIRY_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// After a full disk it is tried again after this long, or when something happens.
+/// After a failure that changed nothing it is tried again after this long, or when something happens.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// If everything fails for this long, though the disk is not full, then nothing will come of it any more.
+const TROUBLE_MAX: Duration = Duration::from_secs(30);
+
+/// So many runs there may be while merging rests, since one of them is damaged. Reads look at all of them.
+const RUNS_WITHOUT_MERGING_MAX: usize = 64;
 
 /// See the module.
 pub(crate) struct Compaction {
@@ -66,6 +72,14 @@ pub(crate) struct Compaction {
 struct Shared {
     site: Site,
     worker: Mutex<Worker>,
+    trouble: Mutex<Trouble>,
+}
+
+/// What fails, and is tried again.
+#[derive(Debug, Default)]
+struct Trouble {
+    since: Option<Instant>,
+    what: Option<String>,
 }
 
 /// What compaction has done since the store was opened, and what it has before it.
@@ -92,6 +106,8 @@ pub struct CompactionStats {
     pub kept_files: u64,
     /// Runs that left the hash index, to keep it within its memory.
     pub cooled_runs: u64,
+    /// What fails at present, and is tried again, or keeps runs from being merged: writes go on.
+    pub trouble: Option<String>,
     /// Why nothing is done any more, if something failed.
     pub failure: Option<String>,
 }
@@ -116,7 +132,8 @@ impl Compaction {
             (live.collect(), catalogue.flushed)
         };
         let worker = Mutex::new(Worker::new(runs, flushed));
-        Compaction { shared: Arc::new(Shared { site, worker }), thread: Mutex::default() }
+        let shared = Shared { site, worker, trouble: Mutex::default() };
+        Compaction { shared: Arc::new(shared), thread: Mutex::default() }
     }
 
     /// Starts its thread.
@@ -170,6 +187,11 @@ impl Compaction {
         self.shared.site.memory.has_unmapped()
     }
 
+    /// Takes back that the log may begin behind this, and waits until that is certain.
+    pub(crate) fn hold_log(&self, from: Sequence) {
+        self.shared.site.beginning.hold(from);
+    }
+
     /// These segments are forgotten.
     pub(crate) fn bury(&self, files: impl IntoIterator<Item = Arc<DataFile>>) {
         self.shared.site.beginning.hand_over(files);
@@ -178,14 +200,13 @@ impl Compaction {
 
     /// Has FILES say at once where the log begins, at least.
     pub(crate) fn note_log_first(&self, first: Sequence) -> Result<()> {
-        self.shared.site.note_log_first(first).map(|_| ())
+        self.shared.site.note_log_first(first, &mut false).map(|_| ())
     }
 
     /// What the thread does for the log's beginning.
     #[cfg(test)]
     pub(crate) fn release_log(&self) -> Result<bool> {
-        let _worker = self.shared.worker.lock();
-        self.shared.release_log()
+        self.shared.release_log(&mut self.shared.worker.lock())
     }
 
     /// Removes the files of segments that are forgotten, if the thread did not come to it.
@@ -197,7 +218,12 @@ impl Compaction {
     pub(crate) fn admit(&self, bytes: u64) -> Result<()> {
         let flow = &self.shared.site.flow;
         if flow.is_congested() && self.thread.lock().is_none() {
-            self.flush_one()?;
+            match self.flush_one() {
+                // Whether there is room for a write, the log knows: there is for a delete. What fails and changes nothing
+                // is no reason either.
+                Err(error) if flow.failure().is_some() => return Err(error),
+                _ => {}
+            }
         }
         flow.wait_for_room(bytes)
     }
@@ -208,7 +234,7 @@ impl Compaction {
         while flow.is_congested() {
             let Some(mut worker) = self.shared.worker.try_lock_for(ANOTHER_LOOK) else { continue };
             let stepped = worker.step(&self.shared.site);
-            if !self.shared.note(stepped)? {
+            if !self.let_go_on(self.shared.note(&worker, stepped))? {
                 break;
             }
         }
@@ -231,8 +257,17 @@ impl Compaction {
     /// Works on the caller's thread.
     pub(crate) fn compact(&self) -> Result<()> {
         self.shared.site.flow.check()?;
-        let outcome = self.shared.worker.lock().compact(&self.shared.site);
-        self.shared.note(outcome)
+        let mut worker = self.shared.worker.lock();
+        let outcome = worker.compact(&self.shared.site);
+        self.let_go_on(self.shared.note(&worker, outcome))
+    }
+
+    /// Where no thread tries again what failed, nobody waits for it.
+    fn let_go_on<T>(&self, outcome: Result<T>) -> Result<T> {
+        if outcome.is_err() && !self.has_thread() {
+            self.shared.site.flow.set_stuck(true);
+        }
+        outcome
     }
 
     /// Does what there is to do, on the caller's thread.
@@ -241,7 +276,7 @@ impl Compaction {
         let mut worker = self.shared.worker.lock();
         while more() {
             let stepped = worker.step(&self.shared.site);
-            if !self.shared.note(stepped)? {
+            if !self.shared.note(&worker, stepped)? {
                 break;
             }
         }
@@ -275,6 +310,7 @@ impl Compaction {
             merged_bytes: figures.merged_bytes.load(Relaxed),
             kept_files: figures.kept_files.load(Relaxed),
             cooled_runs: figures.cooled_runs.load(Relaxed),
+            trouble: self.shared.trouble.lock().what.clone(),
             failure: site.flow.failure(),
         }
     }
@@ -307,8 +343,9 @@ impl Shared {
         while self.site.flow.wait_for_work(wait) {
             wait = match self.work() {
                 Ok(wait) => wait,
-                Err(Error::DiskFull { .. }) => Some(TRY_AGAIN),
-                Err(_) => return,
+                Err(Error::Closed) => return,
+                Err(_) if self.site.flow.failure().is_some() => return,
+                Err(_) => Some(TRY_AGAIN),
             };
         }
     }
@@ -320,9 +357,9 @@ impl Shared {
             // Let go of between steps: others may want something done at once.
             let mut worker = self.worker.lock();
             // First: it may be what makes room.
-            let is_released = self.release_log()?;
+            let is_released = self.release_log(&mut worker)?;
             let stepped = worker.step(&self.site);
-            if !self.note(stepped)? {
+            if !self.note(&worker, stepped)? {
                 let expiry = worker.until_next_expiry(&self.site);
                 let expiry = expiry.map(|wait| wait.clamp(EXPIRY_WAIT_MIN, EXPIRY_WAIT_MAX));
                 return Ok(match is_released {
@@ -336,26 +373,52 @@ impl Shared {
     }
 
     /// Lets the log's beginning go. False: the disk is too full even for that, and it is for another time.
-    fn release_log(&self) -> Result<bool> {
+    fn release_log(&self, worker: &mut Worker) -> Result<bool> {
         if self.site.brake.is_stopped() {
             return Err(Error::Closed);
         }
-        match self.site.release_log() {
+        match worker.release_log(&self.site) {
             Ok(()) => Ok(true),
             Err(Error::DiskFull { .. }) => Ok(false),
-            Err(error) => self.note(Err(error)),
+            Err(error) => self.note(worker, Err(error)),
         }
     }
 
-    /// Notes how a step went. A full disk and being stopped leave everything as it was; after anything else nobody knows.
-    fn note<T>(&self, outcome: Result<T>) -> Result<T> {
+    /// Notes how a step went. What failed before it changed anything is tried again, for a while; a merge that met damage is
+    /// not, and nothing else is hindered by it. After anything else nobody knows.
+    fn note<T>(&self, worker: &Worker, outcome: Result<T>) -> Result<T> {
+        let flow = &self.site.flow;
         match &outcome {
-            Ok(_) => self.site.flow.set_disk_full(false),
-            Err(Error::DiskFull { .. }) => self.site.flow.set_disk_full(true),
+            Ok(_) => {
+                flow.set_stuck(false);
+                let mut trouble = self.trouble.lock();
+                trouble.since = None;
+                if !worker.rests() {
+                    trouble.what = None;
+                } else if worker.runs() > RUNS_WITHOUT_MERGING_MAX {
+                    flow.fail(trouble.what.as_deref().unwrap_or("a run is damaged, and there are too many"));
+                }
+            }
+            Err(Error::DiskFull { .. }) => flow.set_stuck(true),
             Err(Error::Closed) => {}
-            Err(error) => self.site.flow.fail(&error.to_string()),
+            Err(error) if !worker.is_in_doubt() && self.is_bearable(worker, error) => {}
+            Err(error) => flow.fail(&error.to_string()),
         }
         outcome
+    }
+
+    /// Whether it can go on after a failure that changed nothing.
+    fn is_bearable(&self, worker: &Worker, error: &Error) -> bool {
+        let mut trouble = self.trouble.lock();
+        let is_bearable = match error {
+            Error::Corrupt { .. } => worker.met_damage() && worker.runs() <= RUNS_WITHOUT_MERGING_MAX,
+            Error::Io { .. } => trouble.since.get_or_insert_with(Instant::now).elapsed() < TROUBLE_MAX,
+            _ => false,
+        };
+        if is_bearable {
+            trouble.what = Some(error.to_string());
+        }
+        is_bearable
     }
 }
 

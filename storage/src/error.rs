@@ -54,9 +54,10 @@ pub enum Error {
         /// The lock file.
         path: PathBuf,
     },
-    /// An earlier write or fsync failed, so nothing is known about what reached the disk. Reads of what is
-    /// applied still work; to write again, open the store anew (recovery then finds out).
-    #[error("the store takes no more writes, since an earlier write or fsync failed: {reason}")]
+    /// Something failed that nobody knows the outcome of (a write, an fsync), or that keeps compaction from going on: the
+    /// reason says what. Reads of what is applied still work; to write again, see to the reason, and open the store anew
+    /// (recovery then finds out what reached the disk).
+    #[error("the store takes no more writes, since something failed earlier: {reason}")]
     Poisoned {
         /// The failure, as text.
         reason: String,

@@ -96,12 +96,34 @@ impl Catalogue {
     /// Puts this in the place of what FILES says, durably. [`Error::DiskFull`]: everything is as it was. After any other
     /// failure nobody knows which of the two there is, and only opening finds out.
     pub(crate) fn replace(&mut self, directory: &Directory) -> Result<()> {
+        self.write(directory)?.publish()?;
+        self.stored = true;
+        Ok(())
+    }
+
+    /// The same for who has to know whether FILES may have changed: `is_changing` is set before that can be.
+    pub(crate) fn replace_telling(&mut self, directory: &Directory, is_changing: &mut bool) -> Result<()> {
+        let written = self.write(directory)?;
+        *is_changing = true;
+        match written.publish() {
+            Err(error @ Error::DiskFull { .. }) => {
+                *is_changing = false;
+                Err(error)
+            }
+            published => {
+                published?;
+                self.stored = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes it beside FILES.
+    fn write(&self, directory: &Directory) -> Result<Unfinished> {
         let path = directory.files_path();
         self.valid().map_err(|what| Error::corrupt(&path, 0, format!("not written: {what}")))?;
         let bytes = self.encode();
-        Unfinished::make(&directory.disk, &path, |file| file.write_at(&bytes, 0))?.publish()?;
-        self.stored = true;
-        Ok(())
+        Unfinished::make(&directory.disk, &path, |file| file.write_at(&bytes, 0))
     }
 
     /// The number for a new run. Before the first one there has to be a FILES, and this makes it: a run without it would

@@ -240,7 +240,10 @@ impl Shared {
 impl Duties for Shared {
     fn sync(&self) {
         let _guard = PoisonOnPanic(self);
-        self.sync_beside(|store| Ok(store.begin_sync()));
+        self.sync_beside(|store| {
+            self.board.sync_begins();
+            Ok(store.begin_sync())
+        });
     }
 
     fn mark_durable(&self) {
@@ -348,5 +351,62 @@ impl Drop for Turn<'_> {
             next.tell(Told::YourTurn);
         }
         self.answer();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::disk::{FaultyDisk, Unsynced};
+    use crate::manifest::Kind;
+    use crate::options::Options;
+    use crate::row::RowsBuilder;
+
+    fn open(disk: &FaultyDisk) -> ReplicatedStore {
+        let options = Options::new().disk(Arc::new(disk.clone())).mark_idle_after(None);
+        let options = options.background_compaction(false);
+        ReplicatedStore::open_kind(Path::new("/data"), options, Kind::Standalone).unwrap()
+    }
+
+    fn insert(group: &Group, key: &[u8]) {
+        let mut rows = RowsBuilder::new();
+        rows.put(key, b"x").unwrap();
+        let request =
+            Request { rows: rows.finish(), conditions: Vec::new(), durability: Durability::Interval };
+        group.submit(request).unwrap();
+    }
+
+    /// Between the moment when the fsync is due and the moment when the thread has the store, the last handle goes.
+    #[test]
+    fn an_fsync_that_was_promised_is_made_by_whoever_is_left() {
+        let disk = FaultyDisk::new();
+        let group = Group::new(open(&disk), Duration::ZERO);
+        insert(&group, b"heron");
+        let (shared, board) = (group.shared.clone(), group.shared.board.clone());
+        board.take_due_sync();
+        drop(group);
+        shared.sync();
+        drop(shared);
+        disk.crash(Unsynced::Lost);
+        assert_eq!(open(&disk).last().sequence.0, 1);
+    }
+
+    /// And once an fsync has begun, a write that it may have missed asks for another one.
+    #[test]
+    fn an_fsync_that_has_begun_is_due_no_more() {
+        let disk = FaultyDisk::new();
+        let group = Group::new(open(&disk), Duration::ZERO);
+        for key in [b"heron", b"robin"] {
+            insert(&group, key);
+            assert!(group.shared.board.is_sync_due());
+            group.shared.board.take_due_sync();
+            group.shared.sync();
+            assert!(!group.shared.board.is_sync_due());
+        }
+        drop(group);
+        disk.crash(Unsynced::Lost);
+        assert_eq!(open(&disk).last().sequence.0, 2);
     }
 }

@@ -146,6 +146,12 @@ impl Board {
         self.told.notify_one();
     }
 
+    /// An fsync begins: from here on a write asks for another one, since this one may miss it. Whoever says so has the writers'
+    /// lock until the fsync knows what it is of. Before that it is still due, to whoever takes the store away meanwhile.
+    pub(crate) fn sync_begins(&self) {
+        self.sync_is_due.store(false, Ordering::SeqCst);
+    }
+
     /// Whether an fsync is still due.
     pub(crate) fn is_sync_due(&self) -> bool {
         self.sync_is_due.load(Ordering::SeqCst)
@@ -177,6 +183,12 @@ impl Board {
         true
     }
 
+    /// What the thread does up to the moment when it asks for the store.
+    #[cfg(test)]
+    pub(crate) fn take_due_sync(&self) {
+        assert!(matches!(self.next(), Due::Sync(_)));
+    }
+
     fn next(&self) -> Due {
         let mut state = self.state.lock();
         loop {
@@ -185,9 +197,8 @@ impl Board {
             }
             let now = Instant::now();
             if state.sync_at.is_some_and(|at| at <= now) {
+                // It stays due until somebody begins with it: see `sync_begins`.
                 state.sync_at = None;
-                // From here on a write asks for another fsync: this one may miss it.
-                self.sync_is_due.store(false, Ordering::SeqCst);
                 if let Some(duties) = state.duties() {
                     return Due::Sync(duties);
                 }

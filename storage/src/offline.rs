@@ -59,7 +59,7 @@ use crate::position::Sequence;
 use crate::range::Range;
 use crate::reader::Readable as _;
 use crate::record::Record;
-use crate::replicated::ReplicatedStore;
+use crate::replicated::{LogRetention, ReplicatedStore};
 
 use overlay::OverlayDisk;
 use read_only::ReadOnlyDisk;
@@ -232,7 +232,8 @@ pub struct Compacted {
 }
 
 /// Opens a store that nobody has open, whatever its kind, compacts all of it, and closes it. What a crash had left is settled
-/// on the way, as any opening does.
+/// on the way, as any opening does. Of the log it keeps what [`Options::log_retention`] says, and by default nothing that is
+/// in runs then, of a replicated store neither.
 ///
 /// # Errors
 /// [`Error::NotAStore`]; as [`ReplicatedStore::open`] and [`ReplicatedStore::compact`] have them.
@@ -257,7 +258,9 @@ pub fn compact(path: &Path, options: Options) -> Result<Compacted> {
     let (kind, bytes_before) = (offline.manifest.kind, offline.inspect()?.file_bytes());
     // From here on the lock is the store's own.
     drop(offline);
-    let mut store = ReplicatedStore::open_kind(path, options.clone().background_compaction(false), kind)?;
+    let retention = options.log_retention.unwrap_or(LogRetention::Nothing);
+    let compacting = options.clone().background_compaction(false).log_retention(retention);
+    let mut store = ReplicatedStore::open_kind(path, compacting, kind)?;
     store.compact()?;
     store.close()?;
     let bytes_after = OfflineStore::open(path, options)?.inspect()?.file_bytes();

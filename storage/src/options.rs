@@ -23,6 +23,9 @@ const RUN_BYTES_MIN: u64 = 4 << 10;
 const RUN_BYTES_MAX: u64 = 512 << 20;
 const MARK_IDLE_AFTER: Duration = Duration::from_millis(10);
 
+/// A hundred years: so long after any moment that a clock tells there is another one that it can tell.
+const WAIT_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// Options of a store. The defaults suit a server; tests and small devices set less.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -79,7 +82,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// How the blocks of runs are compressed, those that become an eighth shorter by it: by LZ4 if nothing else is said.
+    /// How the blocks of runs are compressed, those that become a third shorter by it: by LZ4 if nothing else is said.
     ///
     /// ```
     /// use paddock_storage::{Compression, Options};
@@ -164,8 +167,8 @@ impl Options {
         self
     }
 
-    /// How much of a segment is filled with zeros at a time, ahead of the rows: 4 MiB by default, at least 4 KiB.
-    /// More means rarer pauses, less a smaller empty store.
+    /// How much room a segment takes at a time, ahead of the rows: 4 MiB by default, at least 4 KiB. It reads as zeros; where
+    /// fsyncs are frequent, up to 128 KiB of zeros are also written. More means rarer pauses, less a smaller empty store.
     ///
     /// ```
     /// use paddock_storage::Options;
@@ -265,7 +268,7 @@ impl Options {
     /// ```
     #[must_use]
     pub fn sync_interval(mut self, interval: Duration) -> Self {
-        self.sync_interval = interval;
+        self.sync_interval = interval.min(WAIT_MAX);
         self
     }
 
@@ -297,7 +300,7 @@ impl Options {
     /// ```
     #[must_use]
     pub fn mark_idle_after(mut self, idle: Option<Duration>) -> Self {
-        self.mark_idle_after = idle;
+        self.mark_idle_after = idle.map(|idle| idle.min(WAIT_MAX));
         self
     }
 }

@@ -407,7 +407,8 @@ impl Store {
         self.group.with(|store| Ok(store.stats()))
     }
 
-    /// Reads the whole log and verifies every checksum, sequence and link. Writers wait meanwhile, readers do not.
+    /// Reads the whole log and all runs as they are now, and verifies every checksum, sequence and link. Others read and write
+    /// meanwhile; what they write is not waited for.
     ///
     /// ```
     /// # let directory = tempfile::tempdir()?;
@@ -420,7 +421,7 @@ impl Store {
     /// # Errors
     /// [`crate::Error::Corrupt`] names the first damaged place; [`crate::Error::Io`], [`crate::Error::Closed`].
     pub fn verify(&self) -> Result<Verification> {
-        self.group.with(|store| store.verify())
+        self.group.with(|store| Ok(store.verifier()))?.run()
     }
 
     /// Writes all records to one file in the order of their keys (or to several, if there is much), without what was
@@ -439,8 +440,9 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`crate::Error::DiskFull`]: nothing is lost, and what was done stays done. [`crate::Error::Corrupt`],
-    /// [`crate::Error::Io`]: the store takes no more writes; [`crate::Error::Poisoned`], [`crate::Error::Closed`].
+    /// [`crate::Error::DiskFull`]: nothing is lost, and what was done stays done. [`crate::Error::Corrupt`]: a damaged run
+    /// cannot be merged, and the store goes on without merging. [`crate::Error::Io`]: the store goes on, unless it says
+    /// at the next write that it does not. [`crate::Error::Poisoned`], [`crate::Error::Closed`].
     pub fn compact(&self) -> Result<()> {
         self.group.with(ReplicatedStore::freeze)?;
         // Beside the writers, not in a turn of theirs.

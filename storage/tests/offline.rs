@@ -441,3 +441,29 @@ fn another_format_is_refused() {
     let opened = OfflineStore::open(Path::new(STORE), Options::new().disk(Arc::new(disk.clone())));
     assert!(matches!(opened, Err(Error::Format { found: 9, .. })), "{opened:?}");
 }
+
+/// The log of a replica goes with what was overwritten in it, but for what its owner wants to keep.
+#[test]
+fn a_replica_that_is_compacted_gives_its_log_back() {
+    let disk = FaultyDisk::new();
+    let mut store = ReplicatedStore::open(Path::new(STORE), small(&disk)).unwrap();
+    for number in 0..200 {
+        append(&mut store, 1, &[Entry::put(&format!("key {}", number % 10), &"x".repeat(400))], number)
+            .unwrap();
+    }
+    store.sync().unwrap();
+    store.apply(Sequence(199)).unwrap();
+    let expected = contents(&store.reader());
+    store.close().unwrap();
+    let keeping = disk.copy();
+    let options = small(&keeping).log_retention(paddock_storage::LogRetention::Everything);
+    let kept = offline::compact(Path::new(STORE), options).unwrap();
+    assert!(kept.bytes_after > kept.bytes_before / 2, "{kept:?}");
+    let compacted = offline::compact(Path::new(STORE), small(&disk)).unwrap();
+    assert!(compacted.bytes_after * 4 < compacted.bytes_before, "{compacted:?}");
+    let store = ReplicatedStore::open(Path::new(STORE), small(&disk)).unwrap();
+    // What nobody knows to be committed is still there.
+    assert_eq!((store.last().sequence, store.applied()), (Sequence(200), Sequence(199)));
+    assert_eq!(contents(&store.reader()), expected);
+    store.verify().unwrap();
+}

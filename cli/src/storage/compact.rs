@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use paddock_storage::{Options, offline};
+use paddock_storage::{LogRetention, Options, offline};
 use serde::Serialize;
 
 use super::places;
-use crate::arguments::{Format, Inspect};
+use crate::arguments::{Format, StorageCompact};
 use crate::output;
 
 #[derive(Serialize)]
@@ -22,11 +22,12 @@ struct Compacted {
 }
 
 /// Runs the command.
-pub(super) fn run(flags: &Inspect) -> anyhow::Result<()> {
+pub(super) fn run(flags: &StorageCompact) -> anyhow::Result<()> {
     let places = places::find(&flags.directory)?;
     let mut stores = Vec::new();
+    let options = Options::new().log_retention(LogRetention::Bytes(flags.keep_log_bytes));
     for path in &places.stores {
-        let compacted = offline::compact(path, Options::new())?;
+        let compacted = offline::compact(path, options.clone())?;
         let (bytes_before, bytes_after) = (compacted.bytes_before, compacted.bytes_after);
         stores.push(Compacted { path: path.clone(), bytes_before, bytes_after });
     }

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
 use parking_lot::Mutex;
 
@@ -24,13 +24,22 @@ use crate::position::Sequence;
 pub(crate) struct Beginning {
     wanted: AtomicU64,
     published: AtomicU64,
+    /// Held while FILES is replaced.
+    publishing: Mutex<()>,
     left: Mutex<Vec<Arc<DataFile>>>,
 }
 
 impl Beginning {
-    /// Step 1. It only ever moves on.
+    /// Step 1.
     pub(super) fn want(&self, first: Sequence) {
         self.wanted.fetch_max(first.0, Release);
+    }
+
+    /// Takes back what is wanted, unless it leaves the log from here on. When this returns nothing of that comes about any more;
+    /// so it waits for a FILES that is being replaced just now.
+    pub(super) fn hold(&self, from: Sequence) {
+        let _ = self.wanted.fetch_update(AcqRel, Acquire, |wanted| (wanted > from.0).then_some(0));
+        drop(self.publishing.lock());
     }
 
     /// Where the log begins by FILES, as far as it was this thread that said so; 0 before that.
@@ -46,11 +55,12 @@ impl Beginning {
 
 impl Site {
     /// Steps 2 and 4, as far as there is anything to do.
-    pub(crate) fn release_log(&self) -> Result<()> {
+    pub(crate) fn release_log(&self, is_changing: &mut bool) -> Result<()> {
         self.remove_buried();
+        let _publishing = self.beginning.publishing.lock();
         let wanted = Sequence(self.beginning.wanted.load(Acquire));
         if wanted > self.beginning.published() {
-            let first = self.note_log_first(wanted)?;
+            let first = self.note_log_first(wanted, is_changing)?;
             self.beginning.published.store(first.0, Release);
             self.tell_owner();
         }
@@ -66,12 +76,13 @@ impl Site {
     }
 
     /// Has FILES say that the log begins here, unless it says that it begins later. Returns what it says.
-    pub(crate) fn note_log_first(&self, log_first: Sequence) -> Result<Sequence> {
+    pub(crate) fn note_log_first(&self, log_first: Sequence, is_changing: &mut bool) -> Result<Sequence> {
         let mut catalogue = self.catalogue.lock();
         if log_first > catalogue.log_first {
             let mut changed = catalogue.clone();
             changed.log_first = log_first;
-            changed.replace(&self.directory)?;
+            changed.replace_telling(&self.directory, is_changing)?;
+            *is_changing = false;
             *catalogue = changed;
         }
         Ok(catalogue.log_first)

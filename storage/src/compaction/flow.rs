@@ -44,8 +44,8 @@ struct State {
     frozen: u64,
     /// There may be something to do.
     due: bool,
-    /// The disk had no room for the last thing that was tried.
-    disk_full: bool,
+    /// The last thing that was tried could not be done, since the disk is full, say: nothing comes of waiting.
+    stuck: bool,
     failure: Option<String>,
     closed: bool,
     /// Bytes per second for all writers, while compaction is behind.
@@ -158,9 +158,9 @@ impl Flow {
         self.change(|state| state.due = true);
     }
 
-    pub(crate) fn set_disk_full(&self, disk_full: bool) {
-        if self.state.lock().disk_full != disk_full {
-            self.change(|state| state.disk_full = disk_full);
+    pub(crate) fn set_stuck(&self, stuck: bool) {
+        if self.state.lock().stuck != stuck {
+            self.change(|state| state.stuck = stuck);
         }
     }
 
@@ -191,7 +191,7 @@ impl State {
 
     /// Whether anything comes of waiting.
     fn has_effect(&self) -> bool {
-        !self.disk_full && self.failure.is_none() && !self.closed
+        !self.stuck && self.failure.is_none() && !self.closed
     }
 
     /// Whether a writer has to wait, or to be told of a failure.
@@ -219,7 +219,7 @@ mod tests {
         let full = FROZEN_MAX as usize + 1;
         let ends: [fn(&Flow); 4] = [
             |flow| flow.flushed(|| FROZEN_MAX as usize),
-            |flow| flow.set_disk_full(true),
+            |flow| flow.set_stuck(true),
             |flow| flow.fail("a run is damaged"),
             Flow::close,
         ];
@@ -250,9 +250,9 @@ mod tests {
         flow.set_rate(Some(1 << 30));
         assert_eq!(in_force(), (true, true));
         flow.wait_for_room(1).unwrap();
-        flow.set_disk_full(true);
+        flow.set_stuck(true);
         assert_eq!(in_force(), (false, false));
-        flow.set_disk_full(false);
+        flow.set_stuck(false);
         assert_eq!(in_force(), (true, true));
         flow.set_rate(None);
         assert_eq!(in_force(), (false, false));

@@ -223,8 +223,8 @@ impl Site {
         self.names.remove(run.path());
     }
 
-    /// Steps 2 and 3. When it fails for want of room nothing has changed.
-    pub(crate) fn publish(&self, edit: &Edit<'_>) -> Result<()> {
+    /// Steps 2 and 3. When it fails before `is_changing` was set, or for want of room, nothing has changed.
+    pub(crate) fn publish(&self, edit: &Edit<'_>, is_changing: &mut bool) -> Result<()> {
         let mut catalogue = self.catalogue.lock();
         let mut next = catalogue.clone();
         next.runs = edit.runs.iter().map(LiveRun::catalogued).collect();
@@ -233,7 +233,7 @@ impl Site {
             next.epochs =
                 self.epochs.lock().iter().filter(|epoch| epoch.first <= tail.last).copied().collect();
         }
-        next.replace(&self.directory)?;
+        next.replace_telling(&self.directory, is_changing)?;
         *catalogue = next;
         drop(catalogue);
         let runs: Vec<SortedRun> = edit.runs.iter().map(|run| run.sorted.clone()).collect();

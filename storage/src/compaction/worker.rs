@@ -3,6 +3,11 @@
 //! A step is a flush, a slice of a merge, or a run that becomes cold. Each ends with a consistent store on the disk and
 //! for readers, so there is nothing to undo: what ends in the middle of a step leaves a file that nobody knows.
 //!
+//! Where a step changes what counts it says so first. What fails before that (a file that could not be made or read) has changed
+//! nothing, so the step is tried again later, with files of other names: what was written to a file whose fsync
+//! failed is never fsynced again. A merge that meets damage is not tried again by itself: merging rests then, and tails
+//! are flushed all the same.
+//!
 //! A flush does not wait for a slice: where a slice would pause, the tails that are waiting are flushed first. The
 //! slice does not mind: a flush only adds a run behind all others.
 
@@ -39,6 +44,12 @@ pub(crate) struct Worker {
     begun: Instant,
     /// What somebody asked for has to become one run without garbage.
     request: Option<Request>,
+    /// From the moment when a step changes what counts to the moment when it has.
+    is_changing: bool,
+    /// A run is damaged: nothing is merged by itself any more.
+    rests: bool,
+    /// That was found by the last step.
+    met_damage: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,12 +74,43 @@ impl Worker {
             is_behind: false,
             begun: Instant::now(),
             request: None,
+            is_changing: false,
+            rests: false,
+            met_damage: false,
         }
+    }
+
+    /// After a step that failed: whether nobody knows what it has changed.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.is_changing
+    }
+
+    /// How many runs there are.
+    pub(crate) fn runs(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Whether merging rests, since a run is damaged.
+    pub(crate) fn rests(&self) -> bool {
+        self.rests
+    }
+
+    /// Whether the last step was a merge that met damage, and has changed nothing.
+    pub(crate) fn met_damage(&self) -> bool {
+        self.met_damage
+    }
+
+    /// Lets the log's beginning go.
+    pub(crate) fn release_log(&mut self, site: &Site) -> Result<()> {
+        site.release_log(&mut self.is_changing)
     }
 
     /// Does the next step. False: there is nothing to do. Once compaction was stopped there is none: the directory may be
     /// somebody else's by now. Nor after a failure: the index may still point at what is not in the runs any more.
     pub(crate) fn step(&mut self, site: &Site) -> Result<bool> {
+        if self.rests {
+            return self.step_of(site, flush_alone);
+        }
         self.step_of(site, |state| next_job(state, &site.settings.tuning))
     }
 
@@ -77,13 +119,15 @@ impl Worker {
             return Err(Error::Closed);
         }
         site.flow.check()?;
+        self.met_damage = false;
         self.pace.look(self.begun.elapsed(), site.contents.foreground());
         let files = site.contents.files().load_full();
         site.map_files(&files);
         let now_ms = self.request.map_or_else(|| site.now_ms(), |request| request.now_ms);
         let state = self.state(site, describe(&self.runs, &files, now_ms));
         let job = choose(&state);
-        let (overlap, is_behind) = (state.overlap(), state.is_behind(&site.settings.tuning));
+        // While merging rests there is nothing that writers could be behind of.
+        let (overlap, is_behind) = (state.overlap(), !self.rests && state.is_behind(&site.settings.tuning));
         let planned = match &job {
             Job::Merge { runs, cold, drops, .. } => {
                 let planned = plan(&state.runs[runs.clone()], *cold, *drops, &site.settings.tuning);
@@ -99,7 +143,10 @@ impl Worker {
             Job::Cool { runs } => self.cool(site, runs)?,
             Job::Merge { .. } => {
                 if let Some((planned, slice)) = planned {
-                    self.merge(site, &slice, planned)?;
+                    let merged = self.merge(site, &slice, planned);
+                    self.met_damage = !self.is_changing && matches!(merged, Err(Error::Corrupt { .. }));
+                    self.rests |= self.met_damage;
+                    merged?;
                 }
             }
         }
@@ -119,7 +166,7 @@ impl Worker {
 
     /// Says how fast writers may be.
     fn ration(&self, site: &Site) {
-        let too_many = self.overlap >= site.settings.tuning.runs_max;
+        let too_many = !self.rests && self.overlap >= site.settings.tuning.runs_max;
         let is_behind = self.is_behind || self.is_working && too_many;
         site.flow.set_rate(self.speed.writers().filter(|_| is_behind));
     }
@@ -201,7 +248,9 @@ impl Worker {
         let Some(tail) = view.frozen.first() else { return Ok(()) };
         // What FILES says to be flushed must not be lost from the log, or that would seem to have been cut.
         if let Source::Segment(segment) = &tail.segment.source {
+            self.is_changing = true;
             site.gate.sync(segment)?;
+            self.is_changing = false;
         }
         // Without an older part there is nothing that a tombstone could hide.
         let oldest = self.runs.is_empty();
@@ -237,6 +286,7 @@ impl Worker {
             site.count(|figures| &figures.flushed_bytes, file.run.summary().file_bytes);
         }
         site.contents.forget_rows(&gone);
+        self.is_changing = false;
         site.settled(tail.last);
         site.count(|figures| &figures.flushes, 1);
         Ok(())
@@ -245,13 +295,18 @@ impl Worker {
     /// Does a slice of a merge.
     fn merge(&mut self, site: &Site, slice: &Slice, planned: Planned) -> Result<()> {
         match planned {
-            Planned::Done => self.replace(site, slice, Vec::new(), None).map(|_| ()),
+            Planned::Done => {
+                self.replace(site, slice, Vec::new(), None)?;
+                self.is_changing = false;
+                Ok(())
+            }
             Planned::Keep { run, file } => {
                 let kept = self.runs[slice.inputs.start + run].sorted.files[file].clone();
                 // Nobody else has this key, so that the next slice begins behind it.
                 let mut next = kept.run.summary().last_key().to_vec();
                 next.push(0);
                 self.replace(site, slice, vec![kept], Some(next))?;
+                self.is_changing = false;
                 site.count(|figures| &figures.kept_files, 1);
                 Ok(())
             }
@@ -276,6 +331,7 @@ impl Worker {
             site.count(|figures| &figures.merged_bytes, file.run.summary().file_bytes);
         }
         site.contents.forget_rows(&done.gone);
+        self.is_changing = false;
         dropped.iter().for_each(|file| site.let_go(file));
         site.count(|figures| &figures.slices, 1);
         Ok(())
@@ -304,14 +360,15 @@ impl Worker {
         for file in self.runs[which.clone()].iter().flat_map(|run| &run.sorted.files) {
             site.cool(file)?;
         }
+        self.is_changing = false;
         site.count(|figures| &figures.cooled_runs, which.len() as u64);
         Ok(())
     }
 
     /// Publishes an edit. `new`: files that go again if it certainly did not come about.
     fn publish(&mut self, site: &Site, edit: Edit<'_>, new: &[RunFile]) -> Result<()> {
-        if let Err(error) = site.publish(&edit) {
-            if matches!(error, Error::DiskFull { .. }) {
+        if let Err(error) = site.publish(&edit, &mut self.is_changing) {
+            if !self.is_changing {
                 new.iter().for_each(|file| site.let_go(file));
             }
             return Err(error);
@@ -343,6 +400,11 @@ impl Site {
         }
         outcome.map(|()| files)
     }
+}
+
+/// What is done while merging rests: without an end, but for [`super::RUNS_WITHOUT_MERGING_MAX`].
+fn flush_alone(state: &StoreState<'_>) -> Job {
+    if state.frozen > 0 { Job::Flush } else { Job::Nothing }
 }
 
 /// Gives each key of a tail with its newest row and the place of that, in order.

@@ -35,8 +35,9 @@ impl ReplicatedStore {
     /// ```
     ///
     /// # Errors
-    /// [`Error::DiskFull`]: nothing is lost, and what was done stays done. [`Error::Corrupt`], [`Error::Io`]: the store
-    /// is poisoned; [`Error::Poisoned`].
+    /// [`Error::DiskFull`]: nothing is lost, and what was done stays done. [`Error::Corrupt`]: a damaged run cannot be merged,
+    /// and the store goes on without merging. [`Error::Io`]: the store goes on, unless it says at the next write that it does
+    /// not. [`Error::Poisoned`].
     pub fn compact(&mut self) -> Result<()> {
         self.freeze()?;
         self.compaction.0.compact()?;

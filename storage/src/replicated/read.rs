@@ -1,5 +1,7 @@
 //! Reading the log: for followers that lack some of it, and to verify it.
 
+use std::sync::Arc;
+
 use super::ReplicatedStore;
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, LogEntries};
 use crate::error::{Error, Result};
@@ -8,6 +10,7 @@ use crate::position::Sequence;
 use crate::recovery::Walk;
 use crate::row::{Rows, StampedRows};
 use crate::segment::Segment;
+use crate::view::View;
 use crate::window::Window;
 
 /// What verifying a store read.
@@ -91,31 +94,17 @@ impl ReplicatedStore {
     /// # Errors
     /// [`Error::Corrupt`] names the first damaged place; [`Error::Io`].
     pub fn verify(&self) -> Result<Verification> {
-        let mut verification = Verification::default();
-        let mut walk = Walk::new(self.manifest.store_id, self.oldest().start);
-        for (segment, limit) in self.segments_with_limits() {
-            let end = walk.segment(segment, Some(limit), |batch, _| {
-                verification.batches += 1;
-                verification.entries += u64::from(batch.rows.count());
-                verification.rows_bytes += batch.rows.encoded_bytes() as u64;
-            })?;
-            if let Some(what) = end.missing {
-                return Err(Error::corrupt(segment.file.path(), end.offset, what));
-            }
-            verification.segments += 1;
-        }
-        for file in self.contents.view().runs.iter().flat_map(|run| &run.files) {
-            file.run.verify()?;
-            verification.run_files += 1;
-            verification.run_rows += file.run.summary().statistics.rows;
-        }
-        Ok(verification)
+        self.verifier().run()
     }
 
-    fn oldest(&self) -> &Segment {
-        self.sealed.first().unwrap_or(&self.active)
+    /// What verifying the store as it is now needs of it: the reading itself takes long, and needs the store no more.
+    pub(crate) fn verifier(&self) -> Verifier {
+        Verifier {
+            store_id: self.manifest.store_id,
+            segments: self.segments_with_limits().map(|(segment, limit)| (segment.clone(), limit)).collect(),
+            view: self.contents.view(),
+        }
     }
-
     /// The segments, and where the entries of each end.
     fn segments_with_limits(&self) -> impl Iterator<Item = (&Segment, Sequence)> {
         let limits = self.segments().skip(1).map(Segment::first).chain([self.chain.next]);
@@ -132,6 +121,41 @@ impl ReplicatedStore {
             }
             _ => (self.active.clone(), self.chain.next),
         }
+    }
+}
+
+/// A store as it was at one moment, whose files stay open.
+#[derive(Debug)]
+pub(crate) struct Verifier {
+    store_id: StoreId,
+    /// Each with where its entries end.
+    segments: Vec<(Segment, Sequence)>,
+    view: Arc<View>,
+}
+
+impl Verifier {
+    /// Reads all of it, by system calls also where it is mapped: there what cannot be read would end the process.
+    pub(crate) fn run(&self) -> Result<Verification> {
+        let mut verification = Verification::default();
+        let Some((oldest, _)) = self.segments.first() else { return Ok(verification) };
+        let mut walk = Walk::new(self.store_id, oldest.start);
+        for (segment, limit) in &self.segments {
+            let end = walk.segment(segment, Some(*limit), |batch, _| {
+                verification.batches += 1;
+                verification.entries += u64::from(batch.rows.count());
+                verification.rows_bytes += batch.rows.encoded_bytes() as u64;
+            })?;
+            if let Some(what) = end.missing {
+                return Err(Error::corrupt(segment.file.path(), end.offset, what));
+            }
+            verification.segments += 1;
+        }
+        for file in self.view.runs.iter().flat_map(|run| &run.files) {
+            file.run.verify()?;
+            verification.run_files += 1;
+            verification.run_rows += file.run.summary().statistics.rows;
+        }
+        Ok(verification)
     }
 }
 

@@ -21,7 +21,7 @@ pub enum LogRetention {
 }
 
 impl ReplicatedStore {
-    /// Keeps the log from an entry on, whatever its retention, until this is called again: for a follower that has the
+    /// Keeps the log from an entry on, as far as it is there ([`ReplicatedStore::log_first`]), whatever its retention, until this is called again: for a follower that has the
     /// entries before it from a copy, and will ask for these. `None`: only the retention counts.
     ///
     /// ```
@@ -35,6 +35,9 @@ impl ReplicatedStore {
     pub fn hold_log(&mut self, from: Option<Sequence>) {
         if self.held_from != from {
             self.held_from = from;
+            if let Some(from) = from {
+                self.compaction.0.hold_log(from);
+            }
             // What was held back may go with the next entries that are applied.
             self.released = Sequence(0);
         }
