@@ -288,3 +288,6 @@ impl Read for FileReader<'_> {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests;

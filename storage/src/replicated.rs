@@ -169,9 +169,10 @@ impl fmt::Debug for ReplicatedStore {
 pub struct Stats {
     /// Keys that have a value.
     pub records: u64,
-    /// Bytes of disk that the log takes, with what is preallocated.
+    /// Bytes of disk that the log takes, with what is preallocated. Runs are beside it: [`CompactionStats::run_bytes`].
     pub disk_bytes: u64,
-    /// Bytes of the rows that keys point at. The rest of the log's bytes is overwritten, deleted or overhead.
+    /// Bytes of the rows that keys point at, uncompressed, wherever they are. What the log and the runs have beyond that is
+    /// overwritten, deleted or overhead.
     pub live_bytes: u64,
     /// Files of the log.
     pub segments: u64,
@@ -191,7 +192,7 @@ pub struct Stats {
 
 impl ReplicatedStore {
     /// Opens a store, or makes a new one where there is none, missing parent directories included. Takes the lock,
-    /// verifies the whole log, and builds the index up to what the log proves to be committed.
+    /// verifies the log as far as it is not in runs yet, and builds the index up to what the log proves to be committed.
     ///
     /// ```
     /// use paddock_storage::{Error, Options, ReplicatedStore};
