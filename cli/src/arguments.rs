@@ -558,4 +558,10 @@ pub(crate) struct StorageDump {
     /// Also what is not known to be committed: it may have been taken back since, by a new leader
     #[arg(long)]
     pub(crate) uncommitted: bool,
+    /// Go on behind what is damaged, and name it on stderr
+    ///
+    /// For the last copy of the data. A key whose newest record is damaged may come with an older one, or come back though it
+    /// was deleted. Keeps all keys in memory. Exits with 7 if anything was skipped.
+    #[arg(long)]
+    pub(crate) skip_damaged: bool,
 }

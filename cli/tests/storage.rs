@@ -268,6 +268,15 @@ fn a_dump_that_ends_early_says_so() {
     let told = stderr(&output);
     let expected = format!("{}: not complete, {records} records: {}", file.display(), path.display());
     assert!(told.contains(&expected) && told.contains("corrupt at byte"), "{told}");
+    // What is behind it is asked for.
+    let output = run(&["dump", "--skip-damaged"], &path);
+    assert_code(&output, 7);
+    assert_eq!(stdout(&output).lines().count(), 199);
+    let told = stderr(&output);
+    assert!(
+        told.contains("runs/00000001.run at byte") && told.contains("199 records, 1 damaged place"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //!
 //! - [`OfflineStore::inspect`] says what there is: segments, runs, how far they reach, and how the log ends;
 //! - [`OfflineStore::verify`] reads every byte and says what is damaged, all of it and not just the first;
-//! - [`OfflineStore::dump`] gives the records, as opening the store would.
+//! - [`OfflineStore::dump`] gives the records, as opening the store would, and not at all where that refuses;
+//! - [`OfflineStore::salvage`] gives what can still be read of a damaged store, and says what cannot.
 //!
 //! A torn tail (what a crash left of a write that nobody was told of) is told from damage as opening tells it: by what
 //! the log itself proves to have been durable. The first is no problem, and goes when the store is opened; the second
@@ -15,7 +16,7 @@
 //!
 //! [`compact`] is the one thing here that changes files: it opens the store as its owner would.
 //!
-//! What this does not do: it repairs nothing. A damaged replica is replaced by its peers, a damaged store by its backup.
+//! What this does not do: it repairs nothing, and finds nothing where LOCK or MANIFEST is damaged. A damaged replica is replaced by its peers, a damaged store by its backup.
 //!
 //! ```
 //! use paddock_storage::offline::OfflineStore;
@@ -40,6 +41,7 @@
 mod overlay;
 mod read_only;
 mod report;
+mod salvage;
 mod survey;
 mod survey_runs;
 
@@ -48,6 +50,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use report::{Damage, FileReport, Report, RowsReport, RunReport, SegmentReport, TornTail, Verified};
+pub use salvage::Salvage;
 
 use crate::clock::Clock;
 use crate::directory::Directory;
@@ -182,6 +185,37 @@ impl OfflineStore {
     /// [`Error::Io`], [`Error::Format`]. Damage is no error here, but what is told.
     pub fn verify(&self) -> Result<Report> {
         survey::survey(&self.directory, &self.options, &self.manifest, survey::Depth::Everything)
+    }
+
+    /// What can still be read of a store that is damaged, when there is no other copy: of each key the newest row that is whole, in the
+    /// order of the keys, expired ones included, and what could not be read. Where that was a key's newest row, an older one
+    /// of it may be given, or one that had been deleted. `uncommitted` is as in [`OfflineStore::dump`]; with a damaged log
+    /// less may be known to be committed than was.
+    ///
+    /// All keys are kept in memory.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    /// use paddock_storage::offline::OfflineStore;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("birds");
+    /// # let store = paddock_storage::Store::open(&path)?;
+    /// # store.insert("robin", "red")?;
+    /// # store.close()?;
+    /// let salvage = OfflineStore::open(&path, Options::new())?.salvage(false)?;
+    /// for damage in salvage.damages() {
+    ///     println!("{} at byte {}: {}", damage.path.display(), damage.offset, damage.what);
+    /// }
+    /// let records: Vec<_> = salvage.collect::<Result<_, _>>()?;
+    /// assert_eq!(records[0].key, "robin");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Format`], [`Error::Io`] where a directory cannot be read. Damage is no error here, but what is told.
+    pub fn salvage(&self, uncommitted: bool) -> Result<Salvage> {
+        salvage::salvage(&self.directory, &self.options, &self.manifest, uncommitted)
     }
 
     /// The newest record of each key, in the order of the keys, expired ones included. Of a replicated store that is what

@@ -129,6 +129,16 @@ impl RunCursor {
         Ok(self.current())
     }
 
+    /// After an error of [`RunCursor::next`]: goes behind the row that it is about, or behind the block if that cannot be read.
+    pub(crate) fn skip_damage(&mut self) {
+        if self.is_before_loaded_row() {
+            self.row += 1;
+        } else {
+            (self.block, self.row, self.loaded) = (self.block + 1, 0, None);
+            self.window.jump();
+        }
+    }
+
     /// The row before, verified.
     pub(crate) fn prev(&mut self) -> Result<Option<StoredRow<'_>>> {
         if self.row == 0 {
