@@ -27,7 +27,6 @@ const SOON: (u64, &[Mutation]) = (
         Mutation::AnyReplicaStands,
         Mutation::ReadsWithoutGrants,
         Mutation::ReadsByMajority,
-        Mutation::OlderGrantsPassABarrier,
     ],
 );
 
