@@ -71,6 +71,20 @@ impl Builder {
         self
     }
 
+    /// See [`Options::open_files_max`].
+    ///
+    /// ```
+    /// # use paddock_storage::Store;
+    /// # let directory = tempfile::tempdir()?;
+    /// let store = Store::builder(directory.path()).open_files_max(64).open()?;
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
+    #[must_use]
+    pub fn open_files_max(mut self, files: usize) -> Builder {
+        self.options = self.options.open_files_max(files);
+        self
+    }
+
     /// See [`Options::memory_bytes`].
     ///
     /// ```

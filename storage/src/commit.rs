@@ -138,11 +138,12 @@ impl<'a> Draft<'a> {
         Ok(None)
     }
 
-    /// Whether a key is as expected. Reads its row only if its value matters: removing a large value reads nothing, and a
-    /// damaged one can be removed.
+    /// Whether a key is as expected. A version and a value are verified, so they take the whole row; that there is one takes
+    /// none of its value: a large one is removed unread.
     fn holds(&self, key: &Bytes, expectation: &Expectation) -> Result<bool> {
         Ok(match expectation {
             Expectation::Absent => self.version(key)?.is_none(),
+            Expectation::Present if self.pending(key).is_none() && self.reader.surely_has(key) => true,
             // A damaged row is there, too, and can be removed.
             Expectation::Present => match self.version(key) {
                 Err(Error::Corrupt { .. }) => true,

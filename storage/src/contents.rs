@@ -25,7 +25,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::capture::Capture;
 use crate::compaction::pace::Foreground;
 use crate::error::Result;
-use crate::file_table::{Files, Handle, is_tombstone};
+use crate::file_table::{FileEntry, Files, Handle, is_tombstone};
 use crate::position::Sequence;
 use crate::row::StoredRow;
 use crate::row_buffer::with_buffer;
@@ -222,6 +222,11 @@ impl Contents {
         self.parts.lock().tail.memory_bytes() as u64
     }
 
+    /// Bytes of memory that the frozen tails take.
+    pub(crate) fn frozen_bytes(&self) -> u64 {
+        self.view().frozen.iter().map(|tail| tail.layers.memory_bytes() as u64).sum()
+    }
+
     /// The hash index, for who walks it.
     pub(crate) fn index(&self) -> &HashReader {
         &self.lookup
@@ -294,6 +299,19 @@ impl Contents {
                 return Ok(None);
             }
         }
+    }
+
+    /// Whether a key is certain to have a value, as far as that is known without reading it: it is not of a key that may
+    /// expire, nor of one of a cold run. For who writes: what is in the index is applied.
+    pub(crate) fn surely_has(&self, key: &[u8]) -> bool {
+        let files = self.files.load();
+        let is_it = |place| {
+            let is_it =
+                |file: &Arc<FileEntry>| with_buffer(|buffer| file.is_lasting_row_of(place, key, buffer));
+            Ok::<_, Infallible>(files.lasting(place).is_some_and(is_it))
+        };
+        let found = self.lookup.get(key, is_it).unwrap_or_else(|never| match never {});
+        found.is_some_and(|place| !is_tombstone(place))
     }
 
     /// Reads a key's row as [`Self::apply`] will have to, and forgets it.

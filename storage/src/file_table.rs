@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use crate::contents::take;
 use crate::data_file::DataFile;
 use crate::error::{Error, Result};
-use crate::row::{StoredRow, decode_stored, verified};
+use crate::row::{HEAD_BYTES_MAX, StoredRow, decode_head, decode_stored, verified};
 use crate::run::Run;
 
 /// The number of a file in places, for as long as it is in the table.
@@ -78,14 +78,30 @@ pub(crate) struct FileEntry {
 }
 
 impl FileEntry {
+    /// Whether the row at a place is this key's, and never expires: as far as its beginning says.
+    pub(crate) fn is_lasting_row_of(&self, place: PackedLocator, key: &[u8], buffer: &mut Vec<u8>) -> bool {
+        let head = self.head_at(place, HEAD_BYTES_MAX + key.len(), buffer).ok().and_then(decode_head);
+        head.is_some_and(|head| head.key == key && !head.expires)
+    }
+
     fn new(source: Source) -> FileEntry {
         FileEntry { source, live_bytes: AtomicU64::new(0), is_gone: AtomicBool::new(false) }
     }
 
     /// The bytes that begin with the row at a place, as they are on the disk: nothing is verified.
     pub(crate) fn bytes_at<'a>(&'a self, place: PackedLocator, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        self.head_at(place, usize::MAX, buffer)
+    }
+
+    /// The same, but of a long row no more than so many bytes.
+    fn head_at<'a>(
+        &'a self,
+        place: PackedLocator,
+        bytes_max: usize,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8]> {
         // A length class is never below the length; what it reads too much is cut off below.
-        let length = usize::try_from(place.length_max()).unwrap_or(usize::MAX);
+        let length = usize::try_from(place.length_max()).unwrap_or(usize::MAX).min(bytes_max);
         match &self.source {
             Source::Segment(file) => file.read(u64::from(place.offset()), length, buffer),
             Source::Run(run) => run.bytes_at(place.offset(), length, buffer),
@@ -167,7 +183,8 @@ impl FileTable {
         self.entries.len()
     }
 
-    /// How long the row at a place is if it is this key's, and `None` if it is another's.
+    /// How long the row at a place is if it is this key's, and `None` if it is another's. Reads no further than the key, unless
+    /// the row is in a compressed block: a large value does not come from the disk to be overwritten.
     ///
     /// Of a damaged row only the class of its length is known, and it counts as the key's: an index has some forty bits of
     /// each key's hash, and if they agree and the row cannot be read, it is the key's. To take it for another's would leave
@@ -175,13 +192,13 @@ impl FileTable {
     pub(crate) fn length_of(&self, place: PackedLocator, key: &[u8], buffer: &mut Vec<u8>) -> Option<u64> {
         let damaged = Some(u64::from(place.length_max()));
         let Some(file) = self.of(place) else { return damaged };
-        let Ok(bytes) = file.bytes_at(place, buffer) else { return damaged };
-        match decode_stored(bytes) {
-            Some(row) if row.row.key() == Some(key) => Some(row.bytes.len() as u64),
-            // Verified only now: this happens once in very many lookups.
-            _ if verified(bytes).is_ok() => None,
-            _ => damaged,
+        let Ok(head) = file.head_at(place, HEAD_BYTES_MAX + key.len(), buffer) else { return damaged };
+        if let Some(head) = decode_head(head).filter(|head| head.key == key) {
+            return Some(head.length);
         }
+        // Verified only now: this happens once in very many lookups.
+        let is_whole = file.bytes_at(place, buffer).is_ok_and(|bytes| verified(bytes).is_ok());
+        if is_whole { None } else { damaged }
     }
 
     pub(crate) fn get(&self, handle: Handle) -> Option<&Arc<FileEntry>> {

@@ -89,6 +89,7 @@ mod memory;
 mod merge_cursor;
 mod names;
 pub mod offline;
+mod open_files;
 mod options;
 mod pending;
 mod position;

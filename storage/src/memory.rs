@@ -30,6 +30,7 @@ use quick_cache::sync::Cache;
 use crate::data_file::DataFile;
 use crate::disk::{DiskFile, MappedBytes};
 use crate::error::Result;
+use crate::open_files::OpenFiles;
 use crate::options::{Mapping, Options};
 
 /// What a store has where nobody can tell how much memory there is.
@@ -50,6 +51,7 @@ pub(crate) struct Memory {
     unmapped_bytes: AtomicU64,
     blocks: Cache<BlockKey, Bytes, BlockWeighter>,
     blocks_loaded: AtomicU64,
+    open_files: Arc<OpenFiles>,
 }
 
 /// Figures of a store's memory.
@@ -68,6 +70,8 @@ pub struct MemoryStats {
     pub cache_hits: u64,
     /// Blocks that had to be read.
     pub cache_misses: u64,
+    /// Files of runs that are open.
+    pub open_run_files: u64,
 }
 
 /// A block of a file.
@@ -102,6 +106,7 @@ impl Memory {
             unmapped_bytes: AtomicU64::new(0),
             blocks: Cache::with_weighter(blocks, cache_bytes, BlockWeighter),
             blocks_loaded: AtomicU64::new(0),
+            open_files: OpenFiles::new(options.open_files_max),
         })
     }
 
@@ -132,6 +137,11 @@ impl Memory {
         self.unmapped_bytes.fetch_add(capacity.max(length), Relaxed);
         file.map();
         file
+    }
+
+    /// The store's files that are open on demand.
+    pub(crate) fn open_files(&self) -> &Arc<OpenFiles> {
+        &self.open_files
     }
 
     /// Maps a file that was read by system calls so far, if there is room and the disk can.
@@ -186,6 +196,7 @@ impl Memory {
             cached_bytes: self.blocks.weight(),
             cache_hits: self.blocks.hits(),
             cache_misses: self.blocks_loaded.load(Relaxed),
+            open_run_files: self.open_files.count() as u64,
         }
     }
 }

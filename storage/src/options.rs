@@ -34,6 +34,8 @@ pub struct Options {
     /// `None`: half of what there is.
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) mapping: Mapping,
+    /// `None`: what suits the limit of the process.
+    pub(crate) open_files_max: Option<usize>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) durability: Durability,
     pub(crate) sync_interval: Duration,
@@ -67,6 +69,7 @@ impl Default for Options {
             extent_bytes: EXTENT_BYTES,
             memory_bytes: None,
             mapping: Mapping::Auto,
+            open_files_max: None,
             disk: Arc::new(SystemDisk),
             durability: Durability::default(),
             sync_interval: SYNC_INTERVAL,
@@ -136,6 +139,22 @@ impl Options {
     #[must_use]
     pub fn background_compaction(mut self, background: bool) -> Self {
         self.background = background;
+        self
+    }
+
+    /// How many files of runs the store has open at once: by default an eighth of what the process may open when the store is
+    /// opened (`ulimit -n`), at least 8 and at most 512. Others are opened when they are read, which takes a few
+    /// microseconds. Each thread that reads at the moment may have one more open; besides, there is one for each segment of
+    /// the log, the lock, and one or two for a moment.
+    ///
+    /// ```
+    /// use paddock_storage::Options;
+    ///
+    /// let options = Options::new().open_files_max(64);
+    /// ```
+    #[must_use]
+    pub fn open_files_max(mut self, files: usize) -> Self {
+        self.open_files_max = Some(files.max(1));
         self
     }
 

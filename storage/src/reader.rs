@@ -234,6 +234,11 @@ impl Reader {
         Reader { contents, expiry }
     }
 
+    /// See [`Contents::surely_has`].
+    pub(crate) fn surely_has(&self, key: &[u8]) -> bool {
+        self.contents.surely_has(key)
+    }
+
     /// The last entry that is applied: what an answer given now reflects at least.
     ///
     /// ```

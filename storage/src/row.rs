@@ -25,7 +25,7 @@ use crate::position::Sequence;
 #[cfg(feature = "fuzzing")]
 pub(crate) use codec::seal;
 #[allow(unused_imports, reason = "key-ordered files, which are to come, walk rows with it")]
-pub(crate) use codec::{decode_stored, verified};
+pub(crate) use codec::{HEAD_BYTES_MAX, decode_head, decode_stored, verified};
 pub use content_type::ContentType;
 pub(crate) use rows::Frames;
 pub use rows::{Rows, RowsBuilder};

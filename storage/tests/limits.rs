@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use paddock_storage::{Options, Readable, Store};
+use paddock_storage::{Compression, Mapping, Options, Readable, Store, WriteBatch};
 
 const DIRECTORY: &str = "PADDOCK_TEST_LIMITS_DIRECTORY";
 const SEGMENT_BYTES: &str = "PADDOCK_TEST_LIMITS_SEGMENT_BYTES";
@@ -99,4 +99,77 @@ fn no_more_open_files() {
         most = most.max(written);
     }
     assert!(most > 100, "no case came as far as writing");
+}
+
+/// So many keys, in files of some forty rows: several times as many files as the process may open.
+const MANY_KEYS: u32 = 12_000;
+
+fn many_key(number: u32) -> Vec<u8> {
+    format!("key {number:08}").into_bytes()
+}
+
+/// Run by [`more_files_than_may_be_open`].
+#[test]
+#[ignore = "the child of another test"]
+fn child_with_many_files() {
+    let directory = std::env::var_os(DIRECTORY).unwrap();
+    let options = Options::new()
+        .run_bytes(4 << 10)
+        .flush_bytes(256 << 10)
+        .memory_bytes(16 << 20)
+        .mapping(Mapping::Never)
+        .compression(Compression::None);
+    let open = || Store::builder(Path::new(&directory)).options(options.clone()).open().unwrap();
+    let fill = |store: &Store, version: u8| {
+        for first in (0..MANY_KEYS).step_by(100) {
+            let mut batch = WriteBatch::new();
+            for number in first..first + 100 {
+                batch.insert(many_key(number), [version; 80]).unwrap();
+            }
+            store.write(batch).unwrap();
+        }
+        store.compact().unwrap();
+    };
+    let open_files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let store = open();
+    fill(&store, 1);
+    let snapshot = store.snapshot();
+    // All files are replaced, and the snapshot reads those that were there before.
+    fill(&store, 2);
+    let run_files = store.stats().unwrap().compaction.run_files;
+    assert!(run_files > 200, "{run_files} files");
+    for number in 0..MANY_KEYS {
+        assert_eq!(snapshot.get(&many_key(number)).unwrap().unwrap(), &[1; 80][..], "{number}");
+        assert_eq!(store.get(&many_key(number)).unwrap().unwrap(), &[2; 80][..], "{number}");
+    }
+    assert!(store.stats().unwrap().memory.open_run_files <= 8);
+    assert!(open_files() < 40, "{} open files", open_files());
+    let on_the_disk = || std::fs::read_dir(Path::new(&directory).join("runs")).unwrap().count() as u64;
+    assert!(on_the_disk() > run_files);
+    drop(snapshot);
+    assert_eq!(on_the_disk(), run_files, "what the snapshot needed is gone with it");
+    store.verify().unwrap();
+    store.close().unwrap();
+    let store = open();
+    assert_eq!(
+        store.iter().map(|record| record.unwrap().value).filter(|value| *value == [2; 80][..]).count() as u32,
+        MANY_KEYS
+    );
+    store.insert("next", "1").unwrap();
+    println!("\nwritten all");
+}
+
+/// A store does not need more file descriptors the more files it has.
+#[test]
+fn more_files_than_may_be_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "child_with_many_files", "--ignored", "--nocapture", "--test-threads=1"])
+        .env(DIRECTORY, directory.path().join("store"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("\nwritten all"), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -7,7 +7,7 @@
 //! 3. Readers get a view with them.
 //! 4. The hash index points at the rows where they are now, a few hundred at a time. Until then it points at the same
 //!    rows where they were.
-//! 5. What was replaced leaves the table of files, and its name the disk. Who still reads it has it open.
+//! 5. What was replaced leaves the table of files; and its name the disk, once nobody reads it any more.
 //!
 //! A crash before 2 leaves files that FILES does not name, after it files that it does not name any more: opening removes
 //! both. When 2 fails, nobody knows which FILES there is, so both old and new files stay, and nothing is written any more;
@@ -156,16 +156,20 @@ impl Settings {
     /// on their way: at most a sixteenth. (A flush may be made in the middle of a slice; it has as many rows as a tail.)
     pub(crate) fn new(compression: Compression, memory: &Memory) -> Settings {
         let index_bytes = memory.index_bytes_max();
-        let hash_bytes = index_bytes / 8 * 5;
         Settings {
             compression,
             tuning: Tuning::DEFAULT,
             file_bytes_max: FILE_BYTES_MAX,
             file_bytes_min: FILE_BYTES_MIN,
             file_rows_max: (index_bytes / 2_048).max(FILE_ROWS_MIN),
-            hash_entries_max: hash_bytes / HASH_ENTRY_BYTES,
+            hash_entries_max: hash_entries_max(memory),
         }
     }
+}
+
+/// How many entries the hash index may have, in a store with so much memory.
+pub(crate) fn hash_entries_max(memory: &Memory) -> u64 {
+    memory.index_bytes_max() / 8 * 5 / HASH_ENTRY_BYTES
 }
 
 impl Site {
@@ -218,9 +222,9 @@ impl Site {
         self.remove(&file.run);
     }
 
-    /// What cannot be removed now is removed by the next opening.
+    /// With its last reader. What cannot be removed then is removed by the next opening.
     pub(crate) fn remove(&self, run: &Run) {
-        self.names.remove(run.path());
+        run.remove_when_unused(&self.names);
     }
 
     /// Steps 2 and 3. When it fails before `is_changing` was set, or for want of room, nothing has changed.

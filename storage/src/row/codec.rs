@@ -152,6 +152,30 @@ pub(crate) fn decode_stored(bytes: &[u8]) -> Option<StoredRow<'_>> {
     Some(StoredRow { sequence, row, bytes: &bytes[..bytes.len() - rest.len()] })
 }
 
+/// So much of a row is looked at for its key, beside the key itself.
+pub(crate) const HEAD_BYTES_MAX: usize = ROW_OVERHEAD_BYTES + EXPIRY_BYTES + 1 + u8::MAX as usize;
+
+/// What a row says before its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head<'a> {
+    pub(crate) key: &'a [u8],
+    /// How long the row is.
+    pub(crate) length: u64,
+    pub(crate) expires: bool,
+}
+
+/// The head of the row that `bytes` begin with: its value need not be there. Nothing is verified; but what lies before a key
+/// that is the right one is as it was, or the key would not be in its place.
+pub(crate) fn decode_head(bytes: &[u8]) -> Option<Head<'_>> {
+    let (header, rest) = bytes.split_first_chunk::<ROW_OVERHEAD_BYTES>()?;
+    let [.., k0, k1, w0, w1, w2, w3] = *header;
+    let word = u32::from_le_bytes([w0, w1, w2, w3]);
+    let (expires_at_ms, _, rest) = decode_options(word, rest)?;
+    let (key, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([k0, k1])))?;
+    let length = (bytes.len() - rest.len()) as u64 + u64::from(word & VALUE_BYTES_MASK);
+    Some(Head { key, length, expires: expires_at_ms.is_some() })
+}
+
 type Options<'a> = (Option<u64>, Option<&'a str>, &'a [u8]);
 
 /// What lies between a header and the key, and what follows it.

@@ -1,7 +1,7 @@
 //! An open run.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use paddock_index::Filter;
@@ -18,6 +18,7 @@ use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use crate::header::{FILE_HEADER_BYTES, FileHeader, Magic, StoreId, read_u32};
 use crate::memory::{BlockKey, Memory};
+use crate::names::Names;
 use crate::position::Sequence;
 use crate::row::{StoredRow, decode_stored, verified};
 
@@ -32,6 +33,16 @@ pub(crate) struct Run {
     pub(super) filter: Filter,
     pub(super) blocks_end: u32,
     summary: Summary,
+    /// Set once nothing needs it but those who read it: through which its name leaves the disk.
+    unused: OnceLock<Names>,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if let Some(names) = self.unused.get() {
+            names.remove(self.path());
+        }
+    }
 }
 
 /// What a run holds, all in all.
@@ -94,6 +105,7 @@ impl Run {
         })?;
         let length = file.len().map_err(Error::io(&path))?;
         let parts = Parts::read(&*file, length, number, store_id, &path)?.0;
+        let file = memory.open_files().on_demand(directory.disk.clone(), path.clone(), file);
         let file = memory.data_file(path, file, length, length);
         Ok(Arc::new(Run::new(file, number, store_id, parts)))
     }
@@ -104,13 +116,19 @@ impl Run {
         let summary = Summary { statistics, file_bytes: footer.file_bytes(), first_key };
         let blocks_end = RUN_START + footer.block_bytes;
         let salt = Salt::new(store_id, number);
-        Run { file, number, store_id, salt, index, filter, blocks_end, summary }
+        Run { file, number, store_id, salt, index, filter, blocks_end, summary, unused: OnceLock::new() }
     }
 
     /// Reads everything but the blocks once more; and gives the encoded block index, too.
     pub(super) fn read_parts(&self) -> Result<(Parts, Vec<u8>)> {
         let length = self.file.file().len().map_err(Error::io(self.path()))?;
         Parts::read(self.file.file(), length, self.number, self.store_id, self.path())
+    }
+
+    /// Nothing needs it any more but those who have it: its name leaves the disk with the last of them, who may have to open
+    /// it by that name. What is left by a crash, or by a store that was closed before, is removed by the next opening.
+    pub(crate) fn remove_when_unused(&self, names: &Names) {
+        let _ = self.unused.set(names.clone());
     }
 
     pub(crate) fn number(&self) -> u32 {

@@ -16,6 +16,7 @@ use super::format::{
 use super::index::{BlockIndex, Entry, separator};
 use super::reader::{Parts, Run};
 use crate::directory::{Directory, Unfinished};
+use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::header::{FileHeader, Magic, StoreId};
 use crate::memory::Memory;
@@ -55,6 +56,7 @@ pub(crate) struct RunWriter {
     unfinished: Option<Unfinished>,
     path: Arc<Path>,
     memory: Arc<Memory>,
+    disk: Arc<dyn Disk>,
     number: u32,
     store_id: StoreId,
     salt: Salt,
@@ -94,6 +96,7 @@ impl RunWriter {
             unfinished: Some(unfinished),
             path,
             memory: memory.clone(),
+            disk: directory.disk.clone(),
             number,
             store_id,
             salt: Salt::new(store_id, number),
@@ -178,6 +181,7 @@ impl RunWriter {
         // What was just encoded is decoded: this cannot fail, but for a mistake in this module.
         let index = index.map_err(|what| Error::corrupt(&self.path, 0, what))?;
         let file = self.publish()?;
+        let file = self.memory.open_files().on_demand(self.disk.clone(), self.path.clone(), file);
         let statistics = std::mem::take(&mut self.statistics);
         let parts = Parts { footer, index, filter, statistics };
         let file = self.memory.data_file(self.path.clone(), file, footer.file_bytes(), footer.file_bytes());
