@@ -178,6 +178,21 @@ impl Checkpoint {
         self.covered.iter().any(|covered| covered.number == number)
     }
 
+    /// By number of the runs that it covers, how many entries point into them.
+    pub(crate) fn count(&self) -> Result<HashMap<u32, u64>> {
+        let mut numbers: Vec<(Handle, u32)> =
+            self.covered.iter().map(|covered| (covered.handle, covered.number)).collect();
+        numbers.sort_unstable();
+        let mut counts = vec![0; numbers.len()];
+        self.read(|place| {
+            if let Ok(at) = numbers.binary_search_by_key(&Handle::of(place), |(handle, _)| *handle) {
+                counts[at] += 1;
+            }
+            None
+        })?;
+        Ok(numbers.into_iter().map(|(_, number)| number).zip(counts).collect())
+    }
+
     /// The index, with the entries of those runs that are still there, each under the handle that it has now. `kept` is told of each
     /// entry that stays.
     pub(crate) fn load(
@@ -189,17 +204,20 @@ impl Checkpoint {
         let still_there = |covered: &Covered| Some((covered.handle, *handles.get(&covered.number)?));
         let mut now: Vec<(Handle, Handle)> = self.covered.iter().filter_map(still_there).collect();
         now.sort_unstable();
-        let start = (FILE_HEADER_BYTES + self.covered.len() * COVERED_BYTES) as u64;
-        let mut input = FileReader::new(&*self.file, start);
-        let loaded = HashIndex::read_checkpoint_keeping(&mut input, |place| {
+        self.read(|place| {
             let then = Handle::of(place);
             let (_, handle) = now.get(now.binary_search_by_key(&then, |(then, _)| *then).ok()?)?;
             let length = usize::try_from(place.length_max()).ok()?;
             let place = handle.place(is_tombstone(place), u64::from(place.offset()), length)?;
             kept(place);
             Some(place)
-        });
-        match loaded {
+        })
+    }
+
+    fn read(&self, keep: impl FnMut(PackedLocator) -> Option<PackedLocator>) -> Result<HashIndex> {
+        let start = (FILE_HEADER_BYTES + self.covered.len() * COVERED_BYTES) as u64;
+        let mut input = FileReader::new(&*self.file, start);
+        match HashIndex::read_checkpoint_keeping(&mut input, keep) {
             Ok((index, _)) => Ok(index),
             Err(CheckpointError::Io(source)) => Err(Error::io(&self.path)(source)),
             Err(error) => Err(Error::corrupt(&self.path, start, error.to_string())),

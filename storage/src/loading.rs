@@ -23,20 +23,23 @@ use crate::run::Run;
 use crate::view::{RunFile, SortedRun, View};
 
 /// The runs that a catalogue names, open, with an index over those that are not cold. What a checkpoint covers is taken
-/// from there, all else is read.
+/// from there, all else is read. The index has about as many entries as it may have, at most half as many again: a store may
+/// be opened with less memory than it was made with, and then more of its runs are cold.
 pub(crate) fn load(
     directory: &Directory,
     catalogue: &Catalogue,
     memory: &Arc<Memory>,
     checkpoint: Option<&Checkpoint>,
+    hash_entries_max: u64,
 ) -> Result<Contents> {
     let files = Files::default();
     let mut runs = Vec::with_capacity(catalogue.runs.len());
     for run in &catalogue.runs {
         runs.push(open_run(directory, catalogue, memory, &files, run)?);
     }
+    cool(&mut runs, checkpoint, hash_entries_max)?;
     let (hash, noted) = begin(catalogue, &runs, checkpoint)?;
-    let mut filling = Filling::new(hash, &files, &runs, noted);
+    let mut filling = Filling::new(hash, &files, &runs, noted, memory.index_bytes_max());
     let reader = filling.index().reader().clone();
     for_each_batch(&unread(&runs, checkpoint), &reader, |batch| filling.take(&batch))?;
     let contents = filling.finish(files);
@@ -47,6 +50,44 @@ pub(crate) fn load(
     contents.count_cold(&runs);
     contents.publish(|_| View { frozen: Vec::new(), runs });
     Ok(contents)
+}
+
+/// Leaves the oldest runs out of the index, as far as all others may have too many keys for it. FILES need not say so: the
+/// next opening decides anew.
+///
+/// How many keys point into a run is known by the checkpoint that covers it; of any other it is no more than it has rows.
+/// That may be too many by those that were overwritten, hence the half: if there are too many entries after all,
+/// compaction begins with that.
+fn cool(runs: &mut [SortedRun], checkpoint: Option<&Checkpoint>, hash_entries_max: u64) -> Result<()> {
+    let entries_max = hash_entries_max.saturating_add(hash_entries_max / 2);
+    let rows =
+        |run: &SortedRun| -> u64 { run.files.iter().map(|file| file.run.summary().statistics.rows).sum() };
+    let hot = |runs: &[SortedRun], entries: &dyn Fn(&SortedRun) -> u64| -> u64 {
+        runs.iter().filter(|run| !run.cold).map(entries).sum()
+    };
+    if hot(runs, &rows) <= entries_max {
+        return Ok(());
+    }
+    let counted = checkpoint.map(Checkpoint::count).transpose()?.unwrap_or_default();
+    let entries = |run: &SortedRun| -> u64 {
+        let of_file = |file: &RunFile| {
+            let rows = file.run.summary().statistics.rows;
+            // A run that is partly merged is read, whatever the checkpoint says.
+            let counted = counted.get(&file.run.number()).filter(|_| run.from.is_none());
+            counted.map_or(rows, |count| (*count).min(rows))
+        };
+        run.files.iter().map(of_file).sum()
+    };
+    let mut cooled = 0;
+    while hot(&runs[cooled..], &entries) > entries_max {
+        cooled += 1;
+        // What a merge is moving is of one kind with where it moves it.
+        while cooled > 0 && runs.get(cooled).is_some_and(|run| run.from.is_some()) {
+            cooled += 1;
+        }
+    }
+    runs[..cooled].iter_mut().for_each(|run| run.cold = true);
+    Ok(())
 }
 
 /// The index that a checkpoint gives, and by handle the rows that it points at; without one an empty index.

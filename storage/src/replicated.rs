@@ -178,7 +178,8 @@ pub struct Stats {
     pub segments: u64,
     /// How many fsyncs made entries durable since opening.
     pub syncs: u64,
-    /// About how many bytes of memory the index takes.
+    /// About how many bytes of memory the indexes take: the hash index, the growing tail, and those that wait to be flushed.
+    /// What is known of runs is in [`MemoryStats::lookup_bytes`].
     pub index_bytes: u64,
     /// The last entry of the log.
     pub last: Sequence,
@@ -471,7 +472,7 @@ impl ReplicatedStore {
             live_bytes: contents.live_bytes(),
             segments: self.segments().count() as u64,
             syncs: self.syncs,
-            index_bytes: contents.hash_bytes() + contents.tail_bytes(),
+            index_bytes: contents.hash_bytes() + contents.tail_bytes() + contents.frozen_bytes(),
             last: self.last().sequence,
             durable: self.durable,
             compaction: self.compaction.0.stats(),

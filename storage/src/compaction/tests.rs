@@ -84,7 +84,8 @@ impl Workshop {
         let catalogue = Catalogue::load(&directory, StoreId([7; 16]))?;
         catalogue.check_files(&directory)?;
         catalogue.remove_leftovers(&directory)?;
-        let contents = Arc::new(crate::loading::load(&directory, &catalogue, &memory, None)?);
+        let contents =
+            Arc::new(crate::loading::load(&directory, &catalogue, &memory, None, plan.hash_entries_max)?);
         let flushed = catalogue.flushed;
         contents.set_applied(flushed);
         let settings = Settings {

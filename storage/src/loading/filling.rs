@@ -14,11 +14,12 @@ use crate::file_table::{FileTable, Files, Handle};
 use crate::row_buffer::with_buffer;
 use crate::view::SortedRun;
 
-/// So many rows are gathered, some 32 MB with their keys, and pointed at in the order of the index's buckets: what lies close
-/// together in memory is then looked at together. In the order of keys each row would wait for a page of its own.
-const GATHERED_ROWS_MAX: usize = 1 << 19;
-/// Or so many bytes of keys, where they are long.
-const GATHERED_KEY_BYTES_MAX: usize = 32 << 20;
+/// Rows are gathered, with their keys, and pointed at in the order of the index's buckets: what lies close
+/// together in memory is then looked at together. In the order of keys each row would wait for a page of its own. So many
+/// bytes at most, however much memory there is.
+const GATHERED_BYTES_MAX: u64 = 48 << 20;
+/// And at most this part of what the indexes may take.
+const GATHERED_SHARE: u64 = 16;
 
 /// An index that is being filled. Nobody else has it yet.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub(super) struct Filling {
     /// Rows that wait to be pointed at, and their keys.
     gathered: Vec<Gathered>,
     keys: Vec<u8>,
+    /// How many bytes of both may wait.
+    gathered_bytes_max: usize,
 }
 
 /// A row that waits.
@@ -50,7 +53,14 @@ struct Gathered {
 
 impl Filling {
     /// Begins with an index that points into these runs already, at rows that were noted by handle.
-    pub(super) fn new(hash: HashIndex, files: &Files, runs: &[SortedRun], noted: Vec<Loaded>) -> Filling {
+    /// There is so much memory for indexes.
+    pub(super) fn new(
+        hash: HashIndex,
+        files: &Files,
+        runs: &[SortedRun],
+        noted: Vec<Loaded>,
+        index_bytes_max: u64,
+    ) -> Filling {
         let files = files.load_full();
         let count = files.len();
         let mut ages = vec![0; count];
@@ -72,6 +82,7 @@ impl Filling {
             is_complete: true,
             gathered: Vec::new(),
             keys: Vec::new(),
+            gathered_bytes_max: (index_bytes_max / GATHERED_SHARE).min(GATHERED_BYTES_MAX) as usize,
         }
     }
 
@@ -96,7 +107,8 @@ impl Filling {
                 place,
             });
         }
-        if self.gathered.len() >= GATHERED_ROWS_MAX || self.keys.len() >= GATHERED_KEY_BYTES_MAX {
+        let gathered_bytes = self.gathered.len() * size_of::<Gathered>() + self.keys.len();
+        if gathered_bytes >= self.gathered_bytes_max {
             self.point_gathered();
         }
     }

@@ -17,6 +17,9 @@ use crate::run::Run;
 /// Rows handed over at a time: what they take fits a processor's cache.
 const BATCH_ROWS: usize = 512;
 
+/// With fewer of them, where keys are so long.
+const BATCH_KEY_BYTES: usize = 64 << 10;
+
 /// From so many bytes on threads are worth their while.
 const THREADED_BYTES_MIN: u64 = 16 << 20;
 
@@ -153,7 +156,8 @@ impl Unread {
             };
             // A row is no longer than what a place can say.
             batch.push(key, reader.hash(key), place, length as u32);
-            if batch.entries.len() == BATCH_ROWS && !give(std::mem::replace(&mut batch, Batch::new())) {
+            let is_full = batch.entries.len() == BATCH_ROWS || batch.keys.len() >= BATCH_KEY_BYTES;
+            if is_full && !give(std::mem::replace(&mut batch, Batch::new())) {
                 return Ok(false);
             }
         }

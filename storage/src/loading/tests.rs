@@ -96,7 +96,7 @@ fn a_damaged_row_gives_way_to_no_older_one() {
         if is_damaged {
             damage(&workshop, runs[1].files[0].run.path(), 100);
         }
-        let mut filling = Filling::new(HashIndex::new(ID.seed()), &files, &runs, Vec::new());
+        let mut filling = Filling::new(HashIndex::new(ID.seed()), &files, &runs, Vec::new(), u64::MAX);
         order.into_iter().flatten().for_each(|batch| filling.take(batch));
         let contents = filling.finish(files);
         contents.set_applied(crate::position::Sequence(2));

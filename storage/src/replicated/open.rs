@@ -13,7 +13,7 @@ use super::{LogRetention, ReplicatedStore};
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::clock::Expiry;
 use crate::compaction::Compaction;
-use crate::compaction::site::{Settings, Site};
+use crate::compaction::site::{Settings, Site, hash_entries_max};
 use crate::contents::Contents;
 use crate::directory::Directory;
 use crate::durability::SyncGate;
@@ -166,15 +166,16 @@ fn open_contents(
     checkpoint: &mut Option<Checkpoint>,
     capacity: u64,
 ) -> Result<(Arc<Contents>, (Log, Segment))> {
+    let entries_max = hash_entries_max(memory);
     let with_checkpoint = match &checkpoint {
-        Some(usable) => loading::load(directory, catalogue, memory, Some(usable)).ok(),
+        Some(usable) => loading::load(directory, catalogue, memory, Some(usable), entries_max).ok(),
         None => None,
     };
     let contents = match with_checkpoint {
         Some(contents) => contents,
         None => {
             // If it is a run that is damaged, this says so, and the checkpoint stays.
-            let contents = loading::load(directory, catalogue, memory, None)?;
+            let contents = loading::load(directory, catalogue, memory, None, entries_max)?;
             if checkpoint.take().is_some() {
                 directory.remove_checkpoints_but(None)?;
             }
