@@ -97,7 +97,7 @@ impl BenchedRun {
     #[must_use]
     pub fn sizes(&self) -> (u64, usize, u64) {
         let summary = self.0.summary();
-        (summary.file_bytes, self.0.memory_bytes(), summary.statistics.row_bytes)
+        (summary.file_bytes, self.0.lookup_bytes(), summary.statistics.row_bytes)
     }
 
     /// Walks all rows, and returns how many there are.

@@ -2,9 +2,13 @@
 //!
 //! | share | for |
 //! |---|---|
-//! | 1/2 | files that are mapped: their pages are the kernel's cache, and it takes them back when it must |
+//! | 3/8 | files that are mapped: their pages are the kernel's cache, and it takes them back when it must |
 //! | 3/8 | the indexes: tails, and the hash index as long as it fits |
 //! | 1/8 | blocks of runs, decompressed, in a cache |
+//! | 1/8 | lookups: the filters of runs and the indexes of their blocks |
+//!
+//! The lookup of a run stays in memory as long as those that stay take three quarters of their share. All others are read
+//! when they are needed, and the last quarter is a cache of them.
 //!
 //! The hash index of rows of 1 KiB fits until they take about ten times the budget. It is worth that much: a key that it knows
 //! costs one read of its row, and one that it does not know a read of a whole block.
@@ -32,6 +36,7 @@ use crate::disk::{DiskFile, MappedBytes};
 use crate::error::Result;
 use crate::open_files::OpenFiles;
 use crate::options::{Mapping, Options};
+use crate::run::Lookup;
 
 /// What a store has where nobody can tell how much memory there is.
 const BYTES_UNKNOWN: u64 = 1 << 30;
@@ -42,6 +47,14 @@ const BLOCK_BYTES_MIN: u64 = 256;
 /// The cache is made for so many blocks at first: what they take when they are as large as they usually are.
 const BLOCK_BYTES_USUAL: u64 = 16 << 10;
 
+/// Each window in a file that is walked is at most this part of the budget,
+const READ_AHEAD_SHARE: u64 = 128;
+/// but never smaller than this, or reading would be all system calls.
+const READ_AHEAD_BYTES_MIN: u32 = 16 << 10;
+
+/// The cache of lookups is made for so many at first.
+const LOOKUPS_USUAL: usize = 16;
+
 /// A store's memory. Shared by all of its files.
 pub(crate) struct Memory {
     bytes: u64,
@@ -51,6 +64,9 @@ pub(crate) struct Memory {
     unmapped_bytes: AtomicU64,
     blocks: Cache<BlockKey, Bytes, BlockWeighter>,
     blocks_loaded: AtomicU64,
+    /// What lookups take that stay.
+    kept_lookup_bytes: AtomicU64,
+    lookups: Cache<u64, Arc<Lookup>, LookupWeighter>,
     open_files: Arc<OpenFiles>,
 }
 
@@ -70,6 +86,8 @@ pub struct MemoryStats {
     pub cache_hits: u64,
     /// Blocks that had to be read.
     pub cache_misses: u64,
+    /// Filters of runs and indexes of their blocks: those that stay, and those in the cache.
+    pub lookup_bytes: u64,
     /// Files of runs that are open.
     pub open_run_files: u64,
 }
@@ -92,6 +110,15 @@ impl Weighter<BlockKey, Bytes> for BlockWeighter {
     }
 }
 
+#[derive(Clone, Debug)]
+struct LookupWeighter;
+
+impl Weighter<u64, Arc<Lookup>> for LookupWeighter {
+    fn weight(&self, _: &u64, lookup: &Arc<Lookup>) -> u64 {
+        (lookup.memory_bytes() as u64).max(1)
+    }
+}
+
 impl Memory {
     /// The memory that the options give a store.
     pub(crate) fn new(options: &Options) -> Arc<Memory> {
@@ -106,6 +133,8 @@ impl Memory {
             unmapped_bytes: AtomicU64::new(0),
             blocks: Cache::with_weighter(blocks, cache_bytes, BlockWeighter),
             blocks_loaded: AtomicU64::new(0),
+            kept_lookup_bytes: AtomicU64::new(0),
+            lookups: Cache::with_weighter(LOOKUPS_USUAL, bytes / 32, LookupWeighter),
             open_files: OpenFiles::new(options.open_files_max),
         })
     }
@@ -113,7 +142,7 @@ impl Memory {
     /// What mapped files may take together.
     fn mapped_bytes_max(&self) -> u64 {
         match self.mapping {
-            Mapping::Auto => self.bytes / 2,
+            Mapping::Auto => self.bytes / 8 * 3,
             Mapping::Always => u64::MAX,
             Mapping::Never => 0,
         }
@@ -137,6 +166,32 @@ impl Memory {
         self.unmapped_bytes.fetch_add(capacity.max(length), Relaxed);
         file.map();
         file
+    }
+
+    /// Whether a lookup of so many bytes may stay in memory. Who is told that it may says so when it goes:
+    /// [`Memory::forget_lookup`].
+    pub(crate) fn keep_lookup(&self, bytes: u64) -> bool {
+        let max = self.bytes / 32 * 3;
+        let fits = |kept: u64| kept.checked_add(bytes).filter(|kept| *kept <= max);
+        self.kept_lookup_bytes.fetch_update(Relaxed, Relaxed, fits).is_ok()
+    }
+
+    pub(crate) fn forget_lookup(&self, bytes: u64) {
+        self.kept_lookup_bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    /// The lookup of a file that does not stay, from the cache or else by `load`.
+    pub(crate) fn lookup(
+        &self,
+        file: u64,
+        load: impl FnOnce() -> Result<Arc<Lookup>>,
+    ) -> Result<Arc<Lookup>> {
+        self.lookups.get_or_insert_with(&file, load)
+    }
+
+    /// How much is read ahead of who walks a file: less than what is best where that is a part of the memory that counts.
+    pub(crate) fn read_ahead_bytes_max(&self, best: u32) -> u32 {
+        u32::try_from(self.bytes / READ_AHEAD_SHARE).unwrap_or(u32::MAX).clamp(READ_AHEAD_BYTES_MIN, best)
     }
 
     /// The store's files that are open on demand.
@@ -196,6 +251,7 @@ impl Memory {
             cached_bytes: self.blocks.weight(),
             cache_hits: self.blocks.hits(),
             cache_misses: self.blocks_loaded.load(Relaxed),
+            lookup_bytes: self.kept_lookup_bytes.load(Relaxed) + self.lookups.weight(),
             open_run_files: self.open_files.count() as u64,
         }
     }
@@ -235,8 +291,8 @@ mod tests {
     fn files_are_mapped_as_long_as_they_fit() {
         let directory = tempfile::tempdir().unwrap();
         let open = |memory: &Arc<Memory>, mib| open(memory, directory.path(), mib * MIB);
-        // Of 20 MiB, 10 are for mapped files.
-        let memory = Memory::new(&Options::new().memory_bytes(20 * MIB));
+        // Of 27 MiB, a little more than 10 are for mapped files.
+        let memory = Memory::new(&Options::new().memory_bytes(27 * MIB));
         let first = open(&memory, 7);
         let second = open(&memory, 4);
         let third = open(&memory, 3);

@@ -34,7 +34,7 @@ pub(crate) use {
     cursor::RunCursor,
     expiry::{expired_bytes, next_expiry_ms},
     format::LOGICAL_BYTES_MAX,
-    reader::{FoundRow, Run, Summary},
+    reader::{FoundRow, Lookup, Run, Summary},
     writer::{RunOptions, RunWriter},
 };
 

@@ -62,7 +62,8 @@ impl View {
     /// Whether some cold run may have a row of a key: false is certain.
     pub(crate) fn may_be_cold(&self, key: &[u8]) -> bool {
         let mut cold = self.runs.iter().filter(|run| run.cold);
-        cold.any(|run| run.file_of(key).is_some_and(|file| file.run.may_hold(key)))
+        // What cannot be read is for who reads rows to say.
+        cold.any(|run| run.file_of(key).is_some_and(|file| file.run.may_hold(key).unwrap_or(true)))
     }
 
     /// A key's newest row in all runs.

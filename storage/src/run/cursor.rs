@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::block::{Block, Shape, key_of};
 use super::codec::Codec;
 use super::index::Place;
-use super::reader::Run;
+use super::reader::{Lookup, Run};
 use super::window::{Direction, Window};
 use crate::error::Result;
 use crate::memory::BlockKey;
@@ -23,6 +23,8 @@ use crate::row::{StoredRow, decode_stored};
 #[derive(Debug)]
 pub(crate) struct RunCursor {
     run: Arc<Run>,
+    /// The run's, from when it is needed: for each block it would be looked for anew.
+    lookup: Option<Arc<Lookup>>,
     /// The gap is before this row of this block; behind the block's last row it has the number of its rows.
     block: u32,
     row: u32,
@@ -73,6 +75,7 @@ impl RunCursor {
     pub(super) fn new(run: Arc<Run>) -> RunCursor {
         RunCursor {
             run,
+            lookup: None,
             block: 0,
             row: 0,
             loaded: None,
@@ -110,7 +113,7 @@ impl RunCursor {
     pub(crate) fn seek_back(&mut self, bound: Bound<&[u8]>) -> Result<()> {
         match bound {
             Bound::Unbounded => {
-                self.go(self.run.index.blocks(), 0);
+                self.go(self.run.blocks, 0);
                 Ok(())
             }
             Bound::Included(key) => self.go_to(key, true),
@@ -201,7 +204,7 @@ impl RunCursor {
 
     /// Goes before a key's row or the place where it would be; or behind its row.
     fn go_to(&mut self, key: &[u8], behind: bool) -> Result<()> {
-        let Some(block) = self.run.index.block_of(key) else {
+        let Some(block) = self.lookup()?.index.block_of(key) else {
             self.go(0, 0);
             return Ok(());
         };
@@ -223,7 +226,7 @@ impl RunCursor {
 
     /// Loads the block of the row behind the gap. Returns whether there is one.
     fn load_next(&mut self) -> Result<bool> {
-        while self.block < self.run.index.blocks() {
+        while self.block < self.run.blocks {
             self.load(self.block, Direction::Forward)?;
             if self.row < self.loaded_rows() {
                 return Ok(true);
@@ -287,7 +290,7 @@ impl RunCursor {
 
     fn load_anew(&mut self, block: u32, direction: Direction) -> Result<()> {
         (self.loaded, self.current) = (None, None);
-        let Some(place) = self.run.index.place(block) else { return Ok(()) };
+        let Some(place) = self.lookup()?.index.place(block) else { return Ok(()) };
         let bytes = match place.codec {
             Codec::Raw => self.stored(&place, direction)?,
             Codec::Lz4 | Codec::Zstd => self.decode(block, &place, direction)?,
@@ -296,6 +299,13 @@ impl RunCursor {
         self.loaded = Some(Loaded { block, place, shape, bytes });
         self.jumped = false;
         Ok(())
+    }
+
+    fn lookup(&mut self) -> Result<&Lookup> {
+        Ok(match &mut self.lookup {
+            Some(lookup) => lookup,
+            none => none.insert(self.run.lookup()?.into_owned()),
+        })
     }
 
     /// The bytes of a block as they are in the file.

@@ -29,16 +29,37 @@ pub(crate) struct Run {
     number: u32,
     store_id: StoreId,
     salt: Salt,
-    pub(super) index: BlockIndex,
-    pub(super) filter: Filter,
+    /// Filter and index, if they stay in memory.
+    lookup: Option<Arc<Lookup>>,
+    /// How many blocks there are.
+    pub(super) blocks: u32,
+    /// Whether logical offsets are the file's own.
+    is_raw: bool,
     pub(super) blocks_end: u32,
     summary: Summary,
     /// Set once nothing needs it but those who read it: through which its name leaves the disk.
     unused: OnceLock<Names>,
 }
 
+/// What tells where in a run a key would be, and whether it may be there at all.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    pub(super) index: BlockIndex,
+    pub(super) filter: Filter,
+}
+
+impl Lookup {
+    /// Memory that it takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.filter.memory_bytes() + self.index.memory_bytes()
+    }
+}
+
 impl Drop for Run {
     fn drop(&mut self) {
+        if let Some(lookup) = &self.lookup {
+            self.file.memory().forget_lookup(lookup.memory_bytes() as u64);
+        }
         if let Some(names) = self.unused.get() {
             names.remove(self.path());
         }
@@ -63,6 +84,33 @@ impl Summary {
     /// Empty in a run without rows.
     pub(crate) fn last_key(&self) -> &[u8] {
         &self.statistics.last_key
+    }
+}
+
+/// A lookup, for whoever needs it now.
+#[derive(Debug)]
+pub(super) enum Lent<'a> {
+    Kept(&'a Arc<Lookup>),
+    Lent(Arc<Lookup>),
+}
+
+impl Lent<'_> {
+    pub(super) fn into_owned(self) -> Arc<Lookup> {
+        match self {
+            Lent::Kept(lookup) => lookup.clone(),
+            Lent::Lent(lookup) => lookup,
+        }
+    }
+}
+
+impl std::ops::Deref for Lent<'_> {
+    type Target = Lookup;
+
+    fn deref(&self) -> &Lookup {
+        match self {
+            Lent::Kept(lookup) => lookup,
+            Lent::Lent(lookup) => lookup,
+        }
     }
 }
 
@@ -116,7 +164,12 @@ impl Run {
         let summary = Summary { statistics, file_bytes: footer.file_bytes(), first_key };
         let blocks_end = RUN_START + footer.block_bytes;
         let salt = Salt::new(store_id, number);
-        Run { file, number, store_id, salt, index, filter, blocks_end, summary, unused: OnceLock::new() }
+        let (blocks, is_raw) = (index.blocks(), index.is_raw());
+        let lookup = Lookup { index, filter };
+        let stays = file.memory().keep_lookup(lookup.memory_bytes() as u64);
+        let lookup = stays.then(|| Arc::new(lookup));
+        let unused = OnceLock::new();
+        Run { file, number, store_id, salt, lookup, blocks, is_raw, blocks_end, summary, unused }
     }
 
     /// Reads everything but the blocks once more; and gives the encoded block index, too.
@@ -148,14 +201,31 @@ impl Run {
         &self.file
     }
 
-    /// Memory that the open run takes: filter and index.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.filter.memory_bytes() + self.index.memory_bytes()
+    /// Filter and index: in memory, or read for this. Who needs them for long keeps them.
+    pub(super) fn lookup(&self) -> Result<Lent<'_>> {
+        match &self.lookup {
+            Some(lookup) => Ok(Lent::Kept(lookup)),
+            None => self.file.memory().lookup(self.file.id(), || self.load_lookup()).map(Lent::Lent),
+        }
+    }
+
+    /// Memory that filter and index take while they are there.
+    pub(crate) fn lookup_bytes(&self) -> usize {
+        self.lookup().map_or(0, |lookup| lookup.memory_bytes())
+    }
+
+    fn load_lookup(&self) -> Result<Arc<Lookup>> {
+        let Parts { index, filter, .. } = self.read_parts()?.0;
+        if index.blocks() != self.blocks {
+            let what = "the block index is not what it was when the run was opened";
+            return Err(Error::corrupt(self.path(), u64::from(self.blocks_end), what));
+        }
+        Ok(Arc::new(Lookup { index, filter }))
     }
 
     /// Whether the run may have a row of a key: false is certain.
-    pub(crate) fn may_hold(&self, key: &[u8]) -> bool {
-        self.filter.may_contain(key)
+    pub(crate) fn may_hold(&self, key: &[u8]) -> Result<bool> {
+        Ok(self.lookup()?.filter.may_contain(key))
     }
 
     /// The bytes that begin with the row at a logical offset, at least as many as the row has if that is not longer than
@@ -166,7 +236,7 @@ impl Run {
         length_hint: usize,
         buffer: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
-        if self.index.is_raw() {
+        if self.is_raw {
             return self.file.read(u64::from(logical_offset), length_hint, buffer);
         }
         self.bytes_in_block(logical_offset, length_hint, buffer)
@@ -178,8 +248,8 @@ impl Run {
         length_hint: usize,
         buffer: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
-        let located =
-            self.index.block_at(logical_offset).and_then(|block| Some((block, self.index.place(block)?)));
+        let index = &self.lookup()?.index;
+        let located = index.block_at(logical_offset).and_then(|block| Some((block, index.place(block)?)));
         let Some((block, place)) = located else {
             let what = "the place of a row is beyond the blocks";
             return Err(Error::corrupt(self.path(), u64::from(logical_offset), what));
@@ -210,7 +280,9 @@ impl Run {
 
     /// Where in the file a logical offset is: of what is compressed, the block.
     pub(super) fn offset_of(&self, logical_offset: u32) -> u64 {
-        let place = self.index.block_at(logical_offset).and_then(|block| self.index.place(block));
+        let lookup = self.lookup().ok();
+        let index = lookup.as_ref().map(|lookup| &lookup.index);
+        let place = index.and_then(|index| index.place(index.block_at(logical_offset)?));
         place.map_or(u64::from(logical_offset), |place| {
             damaged_at(&place, (logical_offset - place.logical_offset) as usize)
         })
@@ -218,11 +290,12 @@ impl Run {
 
     /// The row of a key. Whatever the answer is, it is certain.
     pub(crate) fn find(&self, key: &[u8]) -> Result<Option<FoundRow>> {
-        if !self.may_hold(key) {
+        let lookup = self.lookup()?;
+        if !lookup.filter.may_contain(key) {
             return Ok(None);
         }
-        let Some((block, place)) =
-            self.index.block_of(key).and_then(|block| Some((block, self.index.place(block)?)))
+        let index = &lookup.index;
+        let Some((block, place)) = index.block_of(key).and_then(|block| Some((block, index.place(block)?)))
         else {
             return Ok(None);
         };

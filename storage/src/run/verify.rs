@@ -17,7 +17,7 @@ impl Run {
     pub(crate) fn verify(self: &Arc<Run>) -> Result<()> {
         let (parts, index) = self.read_parts()?;
         let behind_blocks = |what: &str| Error::corrupt(self.path(), u64::from(self.blocks_end), what);
-        if parts.statistics != self.summary().statistics || parts.index != self.index {
+        if parts.statistics != self.summary().statistics || parts.index != self.lookup()?.index {
             return Err(behind_blocks("not what it was when the run was opened"));
         }
         let entries = Entries { bytes: &index };
@@ -37,7 +37,7 @@ impl Run {
                 let what = "the table of the block is not that of its rows";
                 return Err(Error::corrupt(self.path(), self.offset_of(offset), what));
             }
-            if !parts.filter.may_contain(key_of(&row.row)) || !self.may_hold(key_of(&row.row)) {
+            if !parts.filter.may_contain(key_of(&row.row)) || !self.may_hold(key_of(&row.row))? {
                 return Err(behind_blocks("the filter does not know a key of the run"));
             }
         }

@@ -6,7 +6,7 @@ use crate::error::Result;
 /// The first piece that is read ahead, behind the block that a search led to.
 const AHEAD_BYTES_MIN: u32 = 64 << 10;
 
-/// The largest.
+/// The largest, where there is memory for it: a merge has a window in each of a dozen runs.
 const AHEAD_BYTES_MAX: u32 = 256 << 10;
 
 /// Which way the cursor goes.
@@ -55,7 +55,8 @@ impl Window {
             let read = file.read_into(u64::from(from), want as usize, &mut self.buffer)?.len();
             self.start = from;
             self.length = u32::try_from(read).unwrap_or(u32::MAX);
-            self.ahead = (self.ahead * 2).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX);
+            let ahead_max = file.memory().read_ahead_bytes_max(AHEAD_BYTES_MAX);
+            self.ahead = (self.ahead * 2).max(AHEAD_BYTES_MIN).min(ahead_max);
         }
         Ok(start.saturating_sub(self.start) as usize)
     }

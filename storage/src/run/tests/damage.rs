@@ -182,7 +182,7 @@ fn blocks_that_changed_places_are_corrupt() {
         let rows = keys.iter().map(|key| (key.clone(), put(9, key, &value, &PutOptions::default())));
         let model: Model = rows.collect();
         let (run, _) = write(&directory, &memory, options(256, compression), &model).unwrap();
-        let places = [0, 1].map(|block| run.index.place(block).unwrap());
+        let places = [0, 1].map(|block| run.lookup().unwrap().index.place(block).unwrap());
         assert_eq!(places[0].stored_bytes, places[1].stored_bytes);
         let [first, second] = places.map(|place| place.offset as usize);
         let mut bytes = disk.bytes(&directory.run_path(NUMBER)).unwrap();
