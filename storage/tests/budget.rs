@@ -13,7 +13,7 @@ use paddock_storage::{Durability, Mapping, Options, Readable, Store, WriteBatch}
 const DIRECTORY: &str = "PADDOCK_TEST_BUDGET_DIRECTORY";
 
 /// Their entries in the hash index alone would take more than all that indexes may.
-const KEYS: u32 = 160_000;
+const KEYS: u32 = 180_000;
 const BUDGET_BYTES: u64 = 5 << 20;
 
 fn key(number: u32) -> Vec<u8> {
