@@ -37,7 +37,8 @@ pub(crate) fn load(
     for run in &catalogue.runs {
         runs.push(open_run(directory, catalogue, memory, &files, run)?);
     }
-    cool(&mut runs, checkpoint, hash_entries_max)?;
+    // An index that is loaded from a checkpoint has room for all that was in it: so much is not wanted then.
+    let checkpoint = if cool(&mut runs, checkpoint, hash_entries_max)? { None } else { checkpoint };
     let (hash, noted) = begin(catalogue, &runs, checkpoint)?;
     let mut filling = Filling::new(hash, &files, &runs, noted, memory.index_bytes_max());
     let reader = filling.index().reader().clone();
@@ -53,12 +54,12 @@ pub(crate) fn load(
 }
 
 /// Leaves the oldest runs out of the index, as far as all others may have too many keys for it. FILES need not say so: the
-/// next opening decides anew.
+/// next opening decides anew. Returns whether there were any.
 ///
 /// How many keys point into a run is known by the checkpoint that covers it; of any other it is no more than it has rows.
 /// That may be too many by those that were overwritten, hence the half: if there are too many entries after all,
 /// compaction begins with that.
-fn cool(runs: &mut [SortedRun], checkpoint: Option<&Checkpoint>, hash_entries_max: u64) -> Result<()> {
+fn cool(runs: &mut [SortedRun], checkpoint: Option<&Checkpoint>, hash_entries_max: u64) -> Result<bool> {
     let entries_max = hash_entries_max.saturating_add(hash_entries_max / 2);
     let rows =
         |run: &SortedRun| -> u64 { run.files.iter().map(|file| file.run.summary().statistics.rows).sum() };
@@ -66,7 +67,7 @@ fn cool(runs: &mut [SortedRun], checkpoint: Option<&Checkpoint>, hash_entries_ma
         runs.iter().filter(|run| !run.cold).map(entries).sum()
     };
     if hot(runs, &rows) <= entries_max {
-        return Ok(());
+        return Ok(false);
     }
     let counted = checkpoint.map(Checkpoint::count).transpose()?.unwrap_or_default();
     let entries = |run: &SortedRun| -> u64 {
@@ -87,7 +88,7 @@ fn cool(runs: &mut [SortedRun], checkpoint: Option<&Checkpoint>, hash_entries_ma
         }
     }
     runs[..cooled].iter_mut().for_each(|run| run.cold = true);
-    Ok(())
+    Ok(cooled > 0)
 }
 
 /// The index that a checkpoint gives, and by handle the rows that it points at; without one an empty index.

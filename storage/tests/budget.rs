@@ -89,7 +89,7 @@ fn child_with_little_memory() {
     used("read");
     write(&store, 0..KEYS / 20);
     used("written");
-    assert_eq!(store.iter().map(|record| record.unwrap()).count(), KEYS as usize);
+    assert_eq!(store.iter().filter(|record| record.is_ok()).count(), KEYS as usize);
     let highest = used("walked");
     let stats = store.stats().unwrap();
     let known = stats.index_bytes + stats.memory.lookup_bytes + stats.memory.cached_bytes;
@@ -107,7 +107,6 @@ fn run(child: &str, directory: &Path) {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    println!("{text}");
     assert!(text.contains("\nended well"), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
 }
 
