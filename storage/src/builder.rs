@@ -77,7 +77,7 @@ impl Builder {
     /// # use paddock_storage::Store;
     /// # let directory = tempfile::tempdir()?;
     /// let store = Store::builder(directory.path()).open_files_max(64).open()?;
-    /// # Ok::<(), paddock_storage::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
     pub fn open_files_max(mut self, files: usize) -> Builder {
