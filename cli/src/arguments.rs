@@ -101,6 +101,12 @@ pub(crate) enum Command {
     AddReplica(AddReplica),
     /// Take a partition's replica away from a node, once the others are in sync
     RemoveReplica(RemoveReplica),
+    /// Go on with a partition that is offline for good, from what one replica has; what that lacks is LOST
+    ///
+    /// Only where everybody who held all that was acknowledged is gone for good: while one of them may come back, start it
+    /// instead, and nothing is lost. Without --accept-data-loss this shows what there is to go on from, what may be lost, and
+    /// asks. Session tokens of before are refused, and versions of before mean nothing any more.
+    Recover(Recover),
     /// Have a node lead nothing, for maintenance; a node that stops does that by itself
     Drain(Drain),
     /// Load or dump many records
@@ -236,6 +242,10 @@ pub(crate) struct Partition {
     /// had another leader and all its replicas are in sync
     #[arg(long, env = "PADDOCK_REMOVE_DEPARTED_AFTER_MINUTES", value_name = "N", default_value_t = 1_440)]
     pub(crate) remove_departed_after_minutes: u64,
+    /// How long nothing may have changed before a leader is moved so that leaders are spread evenly, should it be this node that
+    /// sees to it; 0: none ever is
+    #[arg(long, env = "PADDOCK_SPREAD_LEADERS_AFTER_SECONDS", value_name = "N", default_value_t = 10)]
+    pub(crate) spread_leaders_after_seconds: u64,
     /// How many MiB of its log each replica keeps beyond what is not in runs yet; a follower that lacks more is sent a
     /// snapshot of the whole replica
     #[arg(
@@ -435,6 +445,23 @@ pub(crate) struct ReplicaChange {
     /// Wait until the replicas are there and in sync, at most --timeout-seconds
     #[arg(long)]
     pub(crate) wait: bool,
+    /// How to print the outcome
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// Flags of `recover`.
+#[derive(Debug, Args)]
+pub(crate) struct Recover {
+    /// The partition's number
+    #[arg(value_name = "PARTITION")]
+    pub(crate) partition: u32,
+    /// The node to go on from; by default the one whose log is the furthest
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+    /// Do it without asking: whatever the chosen replica lacks is lost
+    #[arg(long)]
+    pub(crate) accept_data_loss: bool,
     /// How to print the outcome
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,

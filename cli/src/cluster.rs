@@ -46,6 +46,8 @@ struct Partition {
     min_in_sync: u32,
     replicas: Vec<Replica>,
     target_node_ids: Vec<String>,
+    lineage: u64,
+    offline: String,
 }
 
 /// An object around the list, so that there is room for more beside it.
@@ -74,6 +76,9 @@ struct Replica {
     problem: String,
     receiving_snapshot: Option<SnapshotTransfer>,
     sending_snapshots: Vec<SnapshotTransfer>,
+    generation: u64,
+    last_epoch: u64,
+    lineage: u64,
 }
 
 #[derive(Serialize)]
@@ -189,6 +194,9 @@ fn print_partitions(partitions: &[Partition]) -> anyhow::Result<()> {
         }
     }
     output::print_table(&table)?;
+    for offline in partitions.iter().map(|partition| &partition.offline).filter(|why| !why.is_empty()) {
+        output::print(offline)?;
+    }
     for Partition { partition_id, replicas, target_node_ids, .. } in partitions {
         let is_there = |node: &String| replicas.iter().any(|replica| replica.node_id == *node);
         if replicas.len() != target_node_ids.len() || !target_node_ids.iter().all(is_there) {
@@ -288,6 +296,8 @@ impl From<messages::Partition> for Partition {
             min_in_sync: wire.min_in_sync,
             replicas: wire.replicas.into_iter().map(Replica::from).collect(),
             target_node_ids: wire.target_node_ids,
+            lineage: wire.lineage,
+            offline: wire.offline,
         }
     }
 }
@@ -314,6 +324,9 @@ impl From<messages::Replica> for Replica {
             problem: wire.problem,
             receiving_snapshot: wire.receiving_snapshot.map(SnapshotTransfer::from),
             sending_snapshots: wire.sending_snapshots.into_iter().map(SnapshotTransfer::from).collect(),
+            generation: wire.generation,
+            last_epoch: wire.last_epoch,
+            lineage: wire.lineage,
         }
     }
 }

@@ -9,6 +9,7 @@ use paddock_partition::node::NodeError;
 use crate::leadership::StillLeads;
 use crate::output::StdoutClosed;
 use crate::placement::StillMoving;
+use crate::recovery::{NotConfirmed, StillOffline};
 
 /// The command was interrupted; its message says how to go on.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +59,14 @@ fn code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.is::<Interrupted>()) {
         return INTERRUPTED;
     }
-    if error.chain().any(|cause| cause.is::<StillLeads>() || cause.is::<StillMoving>()) {
+    if error
+        .chain()
+        .any(|cause| cause.is::<StillLeads>() || cause.is::<StillMoving>() || cause.is::<StillOffline>())
+    {
         return UNAVAILABLE;
+    }
+    if error.chain().any(|cause| cause.is::<NotConfirmed>()) {
+        return PRECONDITION_FAILED;
     }
     if let Some(code) = error.chain().find_map(storage_code) {
         return code;
@@ -70,9 +77,10 @@ fn code(error: &anyhow::Error) -> u8 {
     match error {
         Error::InvalidEndpoint { .. } => USAGE,
         Error::NotFound { .. } => NOT_FOUND,
-        Error::AlreadyExists { .. } | Error::PreconditionFailed { .. } | Error::TransferRefused { .. } => {
-            PRECONDITION_FAILED
-        }
+        Error::AlreadyExists { .. }
+        | Error::PreconditionFailed { .. }
+        | Error::TransferRefused { .. }
+        | Error::RecoveryRefused { .. } => PRECONDITION_FAILED,
         other if other.write_outcome() == WriteOutcome::Unknown => OUTCOME_UNKNOWN,
         other if other.is_transient() => UNAVAILABLE,
         _ => ERROR,

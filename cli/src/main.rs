@@ -17,6 +17,7 @@ mod output;
 mod placement;
 mod record;
 mod record_line;
+mod recovery;
 mod serve;
 mod signals;
 mod storage;
@@ -57,6 +58,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::RemoveReplica(remove) => {
             placement::remove(&connection.connect().await?, remove, connection.timeout()).await
+        }
+        Command::Recover(recover) => {
+            recovery::recover(&connection.connect().await?, recover, connection.timeout()).await
         }
         Command::Drain(drain) => {
             leadership::drain(&connection.connect().await?, drain, connection.timeout()).await

@@ -11,8 +11,9 @@ use crate::types::Record;
 /// The messages that the administrative calls return, documented in `admin_service.proto`.
 pub mod messages {
     pub use paddock_proto::admin::v1::{
-        ChangeReplicasResponse, GetClusterResponse, LocateKeyResponse, Node, Partition, Replica, ReplicaRole,
-        Router, SlotRange, SnapshotTransfer, TransferLeadershipResponse,
+        ChangeReplicasResponse, GetClusterResponse, LocateKeyResponse, Node, Partition,
+        RecoverPartitionResponse, RecoverySource, Replica, ReplicaRole, Router, SlotRange, SnapshotTransfer,
+        TransferLeadershipResponse,
     };
 }
 
@@ -97,6 +98,48 @@ impl Client {
         self.call(Kind::Write, &request, |request| {
             let mut service = self.admin.clone();
             async move { service.change_replicas(request).await }
+        })
+        .await
+    }
+
+    /// Shows from which replicas a partition could go on of which everybody who held all that was acknowledged is gone for
+    /// good. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if there is no such partition, or the named node has no live replica of it.
+    pub async fn recovery(
+        &self,
+        partition_id: u32,
+        node_id: Option<&str>,
+    ) -> Result<messages::RecoverPartitionResponse, Error> {
+        let node_id = node_id.unwrap_or_default().to_owned();
+        let request = v1::RecoverPartitionRequest { partition_id, node_id, ..Default::default() };
+        self.call(Kind::Read, &request, |request| {
+            let mut service = self.admin.clone();
+            async move { service.recover_partition(request).await }
+        })
+        .await
+    }
+
+    /// Goes on with a partition from what one replica has: **what that lacks is lost**, and session tokens of before are refused.
+    /// `expected_epoch` is that of [`Client::recovery`], whose answer is what is consented to. Returns when that is written; the
+    /// chosen replica leads in the moments after.
+    ///
+    /// # Errors
+    /// [`Error::RecoveryRefused`] if somebody can lead the partition, or may be able to, or another epoch is in force;
+    /// [`Error::Unavailable`] if the coordination service is away.
+    pub async fn recover_with_data_loss(
+        &self,
+        partition_id: u32,
+        node_id: &str,
+        expected_epoch: u64,
+    ) -> Result<messages::RecoverPartitionResponse, Error> {
+        let node_id = node_id.to_owned();
+        let request =
+            v1::RecoverPartitionRequest { partition_id, node_id, accept_data_loss: true, expected_epoch };
+        self.call(Kind::Write, &request, |request| {
+            let mut service = self.admin.clone();
+            async move { service.recover_partition(request).await }
         })
         .await
     }

@@ -77,6 +77,12 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
+    /// A partition is not to be recovered with data loss: somebody can lead it, or may be able to.
+    #[error("not recovered: {message}")]
+    RecoveryRefused {
+        /// The server's words.
+        message: String,
+    },
     /// The request can never succeed as it stands: it breaks a rule or a limit, which the message names.
     #[error("{message}")]
     InvalidArgument {
@@ -384,6 +390,7 @@ impl Answer {
                 }
             }
             ("TRANSFER_REFUSED", _) => Error::TransferRefused { message: self.message },
+            ("RECOVERY_REFUSED", _) => Error::RecoveryRefused { message: self.message },
             ("WRONG_NODE", _) => Error::Unavailable { message: self.message, source },
             ("REPLICA_BEHIND", _) => Error::ReplicaBehind { message: self.message },
             ("SESSION_TOKEN_INVALID", _) => Error::SessionLost { message: self.message },

@@ -27,6 +27,7 @@ pub mod bootstrap;
 pub mod cluster_map;
 pub mod embedded;
 pub mod ids;
+pub mod leaders;
 pub mod paths;
 pub mod placement;
 pub mod records;

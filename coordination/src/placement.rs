@@ -15,13 +15,11 @@
 //! `replicas` and `min_in_sync` is ever changed here; who leads and who is in sync is the replicas' own affair, and failover
 //! waits for nothing of this.
 //!
-//! What this does not do: choose a leader among the target's nodes (an operator can ask for another one), move replicas for the sake of balance, or
+//! What this does not do: choose a leader among the target's nodes ([`leaders`](crate::leaders) does), move replicas for the sake of balance, or
 //! place by anything but the number of replicas on a node. A node that has been replaced and comes back holds nothing
 //! that counts, until somebody wants a replica on it.
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use ulid::Ulid;
 
 use crate::bootstrap::REPLICATION_FACTOR_MAX;
 use crate::cluster_map::{ClusterMap, Partition};
@@ -50,7 +48,9 @@ pub enum Step {
         partition: PartitionId,
         /// The version of the state that this was planned on.
         expected: Version,
-        /// The new state. Its nonce is still that of the old one: the writer puts a fresh one in.
+        /// The new state, to be written as it is: **with the nonce of the old one**. By that a replica finds out whether a
+        /// write of its own came about of which it does not know; were it another one, a replica that has won an election
+        /// would take it for lost. Whoever changes neither epoch nor in-sync set has no need of a nonce of its own.
         state: PartitionState,
         /// What it does.
         change: Change,
@@ -289,15 +289,10 @@ fn is_in_sync(state: &PartitionState, node: NodeId) -> bool {
     state.in_sync.iter().any(|member| member.node == node)
 }
 
-/// A fresh nonce, for the writer of a [`Step::SetState`].
-#[must_use]
-pub fn with_fresh_nonce(state: PartitionState) -> PartitionState {
-    PartitionState { nonce: Ulid::generate(), ..state }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use ulid::Ulid;
 
     use super::*;
     use crate::cluster_map::Target;
@@ -364,6 +359,7 @@ mod tests {
                         (&before.in_sync, &before.eligible, before.leader)
                     );
                     assert_eq!((state.epoch, state.lineage), (before.epoch, before.lineage));
+                    assert_eq!(state.nonce, before.nonce, "its last writer is to know its own write again");
                     *known = Partition { version: Version(expected.0 + 1), state };
                 }
             }

@@ -104,6 +104,21 @@ impl PartitionState {
         }
     }
 
+    /// The state in which an operator has given up whatever only others than this member hold: it alone is in sync, in another
+    /// lineage, and a leader of before has lost its epoch. Nobody leads until it is elected.
+    #[must_use]
+    pub fn recovered(&self, chosen: Member, nonce: Ulid) -> Self {
+        PartitionState {
+            epoch: self.epoch.next(),
+            leader: None,
+            in_sync: vec![chosen],
+            eligible: Vec::new(),
+            nonce,
+            lineage: self.lineage.saturating_add(1),
+            ..self.clone()
+        }
+    }
+
     /// True if the member may be elected: it is known to hold every committed entry. Before the first
     /// leader nothing was ever committed, so every replica may, whatever its generation.
     #[must_use]
@@ -285,6 +300,24 @@ mod tests {
         assert!(state.may_lead(member(1, 1)) && state.may_lead(member(2, 1)));
         assert!(!state.may_lead(member(1, 2)), "a wiped disk has no claim");
         assert!(!state.may_lead(member(3, 1)), "nor has one that fell behind");
+    }
+
+    #[test]
+    fn a_recovered_partition_rests_on_one_member_in_another_lineage() {
+        let member = |n, generation| Member { node: node(n), generation: Generation(generation) };
+        let initial = PartitionState::initial(Ulid::nil(), vec![node(1), node(2), node(3)], Ulid::nil());
+        let lost = PartitionState {
+            epoch: Epoch(4),
+            leader: Some(member(1, 1)),
+            in_sync: vec![member(1, 1)],
+            eligible: vec![member(2, 1)],
+            ..initial
+        };
+        let recovered = lost.recovered(member(3, 7), Ulid(9));
+        assert_eq!((recovered.epoch, recovered.leader, recovered.lineage), (Epoch(5), None, 1));
+        assert!(recovered.may_lead(member(3, 7)));
+        assert!(!recovered.may_lead(member(1, 1)) && !recovered.may_lead(member(2, 1)));
+        assert_eq!(recovered.replicas, lost.replicas);
     }
 
     #[test]

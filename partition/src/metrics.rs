@@ -326,8 +326,8 @@ impl ReplicaMetrics {
 
 #[cfg(test)]
 mod tests {
-    use paddock_coordination::{Epoch, PartitionId};
-    use paddock_storage::{Sequence, Stats};
+    use paddock_coordination::{Epoch, Generation, PartitionId};
+    use paddock_storage::{Position, Sequence, Stats};
 
     use super::*;
 
@@ -339,9 +339,11 @@ mod tests {
             role: RoleName::Leader,
             epoch: Epoch(1),
             leader: None,
+            generation: Generation(1),
             lineage: None,
+            data_lineage: 0,
             staleness_ms: None,
-            last: Sequence(1),
+            last: Position { epoch: 1, sequence: Sequence(1) },
             commit: Sequence(1),
             applied: Sequence(1),
             records: 1,

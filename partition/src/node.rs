@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/LOCK                    held by the one process that serves the directory
-//! DIR/NODE                    JSON: format, node id, cluster, boot count; replaced by write-new, fsync, rename
+//! DIR/NODE                    JSON: format, node id, cluster, boot count, life; replaced by write-new, fsync, rename
 //! DIR/partitions/<p>-<uuid>/  the store of one replica
 //! DIR/partitions/gone-...     what is being removed; the next start goes on with it
 //! ```
@@ -30,6 +30,19 @@ struct NodeFile {
     node: NodeId,
     cluster: Option<ClusterId>,
     boot_count: u64,
+    /// Which life of the directory this is: another one begins when it is found to be an older copy of itself. What a replica
+    /// has from an earlier life is data, and no claim.
+    #[serde(default)]
+    life: u64,
+}
+
+/// That a data directory is an older copy: the node has started since, from another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OldCopy {
+    /// The last start that the directory knew of.
+    pub ours: u64,
+    /// The last start that the cluster has seen.
+    pub seen: u64,
 }
 
 /// What the names of directories begin with that are being removed.
@@ -98,20 +111,6 @@ pub enum NodeError {
         found: NodeId,
         /// Whose place it was to take.
         expected: NodeId,
-    },
-    /// It is an old copy: the node has started since, from another one.
-    #[error(
-        "{path}: an old copy of this node's data, of its start {ours}, and the cluster has seen its start {seen}: \
-         writes that were acknowledged since are missing here. Start it from its newest data, or remove the folder \
-         partitions, and the other replicas fill it again"
-    )]
-    Outdated {
-        /// The directory.
-        path: PathBuf,
-        /// Which start of the node this is, by the directory.
-        ours: u64,
-        /// Which the cluster has seen.
-        seen: u64,
     },
     /// The identity file cannot be read.
     #[error("{path}: not a node's identity: {source}")]
@@ -192,6 +191,7 @@ impl NodeDirectory {
             node: replaced.unwrap_or_else(|| NodeId(Ulid::generate())),
             cluster: None,
             boot_count: 0,
+            life: new_life(),
         });
         if let Some(expected) = replaced.filter(|expected| *expected != file.node) {
             return Err(NodeError::OtherNode { path: path.to_owned(), found: file.node, expected });
@@ -238,21 +238,30 @@ impl NodeDirectory {
         }
     }
 
-    /// Counts this start, durably, and returns which one it is; `seen` is the last one that the cluster has seen. Only
-    /// what passed here is counted, and it is counted here before the cluster sees it: so a directory whose count is
-    /// behind is an old copy, however often it was started since.
+    /// Counts this start, durably; `seen` is the last one that the cluster has seen. Only what passed here is counted, and it
+    /// is counted here before the cluster sees it: so a directory whose count is behind is an old copy.
+    ///
+    /// The replicas in an old copy do not hold what they promised to hold. So the directory begins another life, in the same
+    /// write that counts the start: whatever they have is of a new generation from now on, for which nobody waits and which
+    /// nobody elects until a leader has filled it up. Returned is that it was one, if there are replicas in it.
     ///
     /// # Errors
-    /// [`NodeError::Outdated`]: its replicas do not hold what they promised to hold. Without replicas there is no harm
-    /// in that, and it counts on from what was seen.
-    pub fn count_start(&mut self, seen: u64) -> Result<u64, NodeError> {
+    /// [`NodeError::Io`].
+    pub fn count_start(&mut self, seen: u64) -> Result<Option<OldCopy>, NodeError> {
         let ours = self.file.boot_count;
-        if seen > ours && self.has_replicas()? {
-            return Err(NodeError::Outdated { path: self.path.clone(), ours, seen });
+        let is_old = seen > ours && self.has_replicas()?;
+        if is_old {
+            self.file.life = new_life();
         }
         self.file.boot_count = seen.max(ours).saturating_add(1);
         self.write().map_err(|source| NodeError::Io { path: self.path.join("NODE"), source })?;
-        Ok(self.file.boot_count)
+        Ok(is_old.then_some(OldCopy { ours, seen }))
+    }
+
+    /// Which life of the directory this is.
+    #[must_use]
+    pub fn life(&self) -> u64 {
+        self.file.life
     }
 
     fn has_replicas(&self) -> Result<bool, NodeError> {
@@ -337,6 +346,11 @@ impl NodeDirectory {
     }
 }
 
+/// Unlike any other, but for one chance in 2^63.
+fn new_life() -> u64 {
+    u64::try_from(Ulid::generate().0 & u128::from(u64::MAX >> 1)).unwrap_or(1)
+}
+
 fn decode(path: &Path, bytes: &[u8]) -> Result<NodeFile, NodeError> {
     #[derive(Deserialize)]
     struct FormatOnly {
@@ -395,29 +409,40 @@ mod tests {
         let mut first = NodeDirectory::open(&path).expect("a new directory");
         let node = first.node();
         assert_eq!((first.boot_count(), first.cluster()), (0, None));
-        assert_eq!(first.count_start(0).expect("counts"), 1);
+        assert_eq!((first.count_start(0).expect("counts"), first.boot_count()), (None, 1));
+        let life = first.life();
         drop(first);
         let mut second = NodeDirectory::open(&path).expect("the same directory");
         assert_eq!((second.node(), second.boot_count()), (node, 1));
-        assert_eq!(second.count_start(1).expect("counts"), 2);
+        assert_eq!((second.count_start(1).expect("counts"), second.boot_count()), (None, 2));
+        assert_eq!(second.life(), life);
     }
 
     #[test]
-    fn an_old_copy_is_refused_however_often_it_is_tried_unless_it_holds_no_replica() {
+    fn an_old_copy_begins_another_life_and_is_none_any_more() {
         let root = tempfile::tempdir().expect("a directory");
         let mut old = NodeDirectory::open(root.path()).expect("a new directory");
-        assert_eq!(old.count_start(0).expect("counts"), 1);
+        assert_eq!(old.count_start(0).expect("counts"), None);
+        let life = old.life();
         drop(old);
-        let store = root.path().join("partitions/0-X");
-        fs::create_dir_all(&store).expect("a folder");
-        for _ in 0..5 {
-            let mut copy = NodeDirectory::open(root.path()).expect("reopens");
-            let error = copy.count_start(3).expect_err("refused").to_string();
-            assert!(error.contains("start 1") && error.contains("start 3"), "{error}");
-        }
-        fs::remove_dir_all(store).expect("removed");
-        let mut emptied = NodeDirectory::open(root.path()).expect("reopens");
-        assert_eq!(emptied.count_start(3).expect("counts"), 4);
+        fs::create_dir_all(root.path().join("partitions/0-X")).expect("a folder");
+        let mut copy = NodeDirectory::open(root.path()).expect("reopens");
+        assert_eq!(copy.count_start(3).expect("counts"), Some(OldCopy { ours: 1, seen: 3 }));
+        let next = copy.life();
+        assert_eq!(copy.boot_count(), 4);
+        assert_ne!(next, life);
+        drop(copy);
+        let mut again = NodeDirectory::open(root.path()).expect("reopens");
+        assert_eq!((again.count_start(4).expect("counts"), again.life()), (None, next));
+    }
+
+    #[test]
+    fn an_old_copy_without_replicas_is_none() {
+        let root = tempfile::tempdir().expect("a directory");
+        let mut emptied = NodeDirectory::open(root.path()).expect("a new directory");
+        let life = emptied.life();
+        assert_eq!((emptied.count_start(3).expect("counts"), emptied.boot_count()), (None, 4));
+        assert_eq!(emptied.life(), life);
     }
 
     #[test]
@@ -427,7 +452,8 @@ mod tests {
         let mut replacement =
             NodeDirectory::open_as(&root.path().join("new"), Some(lost)).expect("a new directory");
         assert_eq!(replacement.node(), lost);
-        assert_eq!(replacement.count_start(7).expect("counts"), 8, "it goes on where the lost one was");
+        replacement.count_start(7).expect("counts");
+        assert_eq!(replacement.boot_count(), 8, "it goes on where the lost one was");
         drop(replacement);
         // The flag may stay.
         assert!(NodeDirectory::open_as(&root.path().join("new"), Some(lost)).is_ok());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use paddock_coordination::{Epoch, Member, NodeId, PartitionId};
 use paddock_storage::{Options, ReplicatedStore};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use ulid::Ulid;
 
 use crate::clock::Clock;
@@ -33,6 +33,8 @@ pub struct Identity {
     pub partition_uuid: Ulid,
     /// On which node.
     pub node: NodeId,
+    /// Which life of the node's data directory this is.
+    pub life: u64,
     /// The cluster's lease, in milliseconds.
     pub lease_ms: u64,
     /// 128 random bits, fresh at every start.
@@ -82,7 +84,7 @@ pub fn open_store(identity: &Identity, place: &Path, options: Options) -> Result
             "dropped the end of the log, which a crash cut short before it was acknowledged");
     }
     if store.metadata().is_empty() {
-        let facts = Facts::new(identity.partition_uuid, identity.random);
+        let facts = Facts::new(identity.partition_uuid, identity.life, identity.random);
         store.set_metadata(&facts.encode()).map_err(store_error)?;
         return Ok(Opened { store, facts, retries: Retries::default() });
     }
@@ -93,6 +95,13 @@ pub fn open_store(identity: &Identity, place: &Path, options: Options) -> Result
             return Err(FatalError::OldKeys { partition });
         }
         facts.key_format = KEY_FORMAT;
+        store.set_metadata(&facts.encode()).map_err(store_error)?;
+    }
+    if facts.life != identity.life {
+        let former = facts.generation;
+        facts.begin_generation(identity.life, identity.random);
+        error!(%partition, path = %path.display(), %former, generation = %facts.generation, last = %store.last().sequence,
+            "of an older copy of the node's data: a new generation, which counts for nothing until it is filled up");
         store.set_metadata(&facts.encode()).map_err(store_error)?;
     }
     let retries = Retries::load(&store).map_err(store_error)?;
@@ -131,7 +140,9 @@ impl OwnerLoop {
             lease_ms: identity.lease_ms,
             nonce_seed: identity.random,
         };
-        let replica = Replica::new(config, durable_state(&store, facts.epoch_seen), clock.now());
+        let lineage = facts.lineage;
+        let state = DurableState { lineage, ..durable_state(&store, facts.epoch_seen) };
+        let replica = Replica::new(config, state, clock.now());
         OwnerLoop {
             partition: identity.partition,
             status: StatusCell::new(identity.partition, &replica, &store, &retries),
@@ -162,5 +173,6 @@ pub fn durable_state(store: &ReplicatedStore, epoch_seen: Epoch) -> DurableState
         known_commit: store.known_commit(),
         epochs: store.epochs().to_vec(),
         epoch_seen,
+        ..DurableState::default()
     }
 }

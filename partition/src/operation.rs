@@ -97,14 +97,14 @@ pub enum Kind {
         /// What it rests on that this is the latest.
         basis: Basis,
     },
-    /// Read one key at this replica, once it has applied an entry.
+    /// Read one key at this replica, once it has applied what a session has seen.
     ReadAfter {
         /// The key.
         key: Bytes,
         /// Return no value.
         omit_value: bool,
-        /// The entry.
-        after: Sequence,
+        /// What the session has seen.
+        seen: Standing,
     },
     /// Write one key.
     Write(Write),
@@ -322,6 +322,42 @@ pub struct Standing {
     pub lineage: u64,
     /// What was applied.
     pub applied: Sequence,
+}
+
+impl Standing {
+    /// Whether a session that has seen this can be served from contents of a life and lineage of the partition.
+    ///
+    /// # Errors
+    /// [`Failure::SessionInvalid`] if what it has seen may no longer be there; [`Failure::Behind`] if the contents are of an
+    /// earlier lineage, or of one that is not known (`None`).
+    pub fn check(&self, partition_uuid: Ulid, lineage: Option<u64>) -> Result<(), Failure> {
+        if self.partition_uuid != partition_uuid || lineage.is_some_and(|lineage| self.lineage < lineage) {
+            let lineage = lineage.map_or_else(|| "not known".to_owned(), |lineage| lineage.to_string());
+            return Err(Failure::SessionInvalid(format!(
+                "the session has seen life {} of the partition, lineage {}; this is life {partition_uuid}, lineage {lineage}: \
+                 what it has seen or written may be lost",
+                self.partition_uuid, self.lineage
+            )));
+        }
+        match lineage {
+            None => Err(earlier_lineage()),
+            Some(lineage) if self.lineage > lineage => {
+                let seen = self.lineage;
+                Err(Failure::Behind(format!(
+                    "the session has seen lineage {seen}, this replica knows {lineage}"
+                )))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// For a read of contents that are not of the partition's present lineage.
+#[must_use]
+pub fn earlier_lineage() -> Failure {
+    Failure::Behind(
+        "the partition was recovered, and what this replica holds is not known to count".to_owned(),
+    )
 }
 
 /// How fresh a read at any replica must be.

@@ -291,6 +291,13 @@ impl OwnerLoop {
                 let facts = self.facts.encode();
                 self.when_there_is_room(|store| store.set_metadata(&facts))?;
             }
+            Effect::PersistLineage(lineage) => {
+                warn!(partition = %self.partition, lineage, was = self.facts.lineage,
+                    "the partition was recovered: it goes on in another lineage");
+                self.facts.lineage = lineage;
+                let facts = self.facts.encode();
+                self.when_there_is_room(|store| store.set_metadata(&facts))?;
+            }
             Effect::Truncate { last_kept } => {
                 warn!(partition = %self.partition, %last_kept, last = %self.store.last().sequence,
                     "cutting the end of the log, which the leader does not have");
@@ -377,8 +384,8 @@ impl OwnerLoop {
                 self.round.replies.answer(operation, self.replica.epoch(), behind(&refusal));
             } else if matches!(operation.kind, Kind::Write(_)) {
                 self.round.postponed.push_back(operation);
-            } else if let Kind::ReadAfter { after, .. } = operation.kind {
-                let read = WaitingRead { operation, after, answer: None };
+            } else if let Kind::ReadAfter { seen, .. } = operation.kind {
+                let read = WaitingRead { operation, after: seen.applied, answer: None };
                 self.round.waiting.sessions.push_back((now, read));
             } else {
                 self.round.waiting.reads.push_back(WaitingRead::fresh(operation));

@@ -20,13 +20,13 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::clock;
-use crate::controller::Controller;
+use crate::controller::{Controller, ControllerOptions};
 use crate::host::{FatalError, Host};
 use crate::http::{self, HostCell};
-use crate::node::{NodeDirectory, NodeError};
+use crate::node::{NodeDirectory, NodeError, OldCopy};
 use crate::service::exchange::Exchange;
 use crate::service::replication::Replication;
 use crate::service::status::NodeStatus;
@@ -63,9 +63,8 @@ pub struct ServerConfig {
     pub new_cluster: NewCluster,
     /// How its replicas' stores are kept. What memory each may use is the node's own matter.
     pub storage: paddock_storage::Options,
-    /// How long a node may be away before the cluster's controller, should it be this node, has its replicas placed elsewhere;
-    /// `None`: for ever.
-    pub replace_after: Option<Duration>,
+    /// What the cluster's controller does of its own accord, should it be this node.
+    pub controller: ControllerOptions,
     /// For how long files of replicas are kept that are on other nodes by now: see [`Host::remove_departed`]. `None`: for ever.
     pub remove_departed_after: Option<Duration>,
     /// How much log its replicas keep, and how fast snapshots go.
@@ -161,7 +160,7 @@ impl PartitionServer {
         let tree = coordinator.watch("/");
         let following = tokio::spawn(Arc::clone(&host).follow(tree.clone()));
         let controller =
-            Controller::new(Arc::clone(&coordinator), host.cluster(), host.node(), config.replace_after);
+            Controller::new(Arc::clone(&coordinator), host.cluster(), host.node(), config.controller);
         tokio::spawn(controller.run(tree, host.stopping()));
         tokio::spawn(Arc::clone(&host).do_duties());
         if let Some(grace) = config.remove_departed_after {
@@ -290,7 +289,7 @@ async fn register_node(
                 let mut next = match record.take() {
                     Some(next) => next,
                     None => NodeRecord {
-                        boot_count: directory.count_start(seen.as_ref().map_or(0, |seen| seen.boot_count))?,
+                        boot_count: count_start(directory, seen.as_ref())?,
                         grpc_address: address.to_owned(),
                         build_version: env!("CARGO_PKG_VERSION").to_owned(),
                         drained: false,
@@ -315,6 +314,18 @@ async fn register_node(
         }
         tokio::time::sleep(COORDINATION_RETRY).await;
     }
+}
+
+/// Counts this start, and says so if the data are an old copy.
+fn count_start(directory: &mut NodeDirectory, seen: Option<&NodeRecord>) -> Result<u64, NodeError> {
+    if let Some(OldCopy { ours, seen }) = directory.count_start(seen.map_or(0, |seen| seen.boot_count))? {
+        error!(
+            node = %directory.node(), ours, seen,
+            "this data directory is an older copy: it knows of fewer starts than the cluster has seen, and lacks what was \
+             acknowledged since. Its replicas begin a new generation: they count for nothing until leaders have filled them up"
+        );
+    }
+    Ok(directory.boot_count())
 }
 
 async fn serve_grpc(listener: TcpListener, host: &Arc<Host>) -> Result<JoinHandle<()>, StartError> {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use paddock_coordination::{Epoch, NodeId, PartitionId};
-use paddock_storage::{ReplicatedStore, Sequence, Stats};
+use paddock_coordination::{Epoch, Generation, NodeId, PartitionId};
+use paddock_storage::{Position, ReplicatedStore, Sequence, Stats};
 use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
@@ -26,12 +26,16 @@ pub struct ReplicaStatus {
     pub epoch: Epoch,
     /// Who leads, as far as it knows.
     pub leader: Option<NodeId>,
-    /// The partition's lineage, once its state was seen.
+    /// The life of its data.
+    pub generation: Generation,
+    /// The lineage that its contents are to be read in; `None`: they are not to be read.
     pub lineage: Option<u64>,
+    /// The lineage that its contents are of, whether or not that is the partition's.
+    pub data_lineage: u64,
     /// How old what its reads see may be, in milliseconds; `None`: it does not know.
     pub staleness_ms: Option<u64>,
-    /// The end of its log.
-    pub last: Sequence,
+    /// The last entry of its log.
+    pub last: Position,
     /// What it knows to be committed.
     pub commit: Sequence,
     /// What its reads see.
@@ -129,9 +133,11 @@ fn snapshot(
         role: replica.role(),
         epoch: replica.epoch(),
         leader: replica.leader(),
+        generation: replica.member().generation,
         lineage: replica.lineage(),
+        data_lineage: replica.data_lineage(),
         staleness_ms: replica.fresh_as_of().map(|(as_of, _)| now.since(as_of)),
-        last: replica.last().sequence,
+        last: replica.last(),
         commit: replica.commit(),
         applied: store.applied(),
         records: stats.records.saturating_sub(retries.rows()),

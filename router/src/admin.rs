@@ -12,8 +12,8 @@ use paddock_proto::admin::v1::admin_service_server::AdminService;
 use paddock_proto::admin::v1::{
     self as admin, ChangeReplicasRequest, ChangeReplicasResponse, GetClusterRequest, GetClusterResponse,
     ListPartitionsRequest, ListPartitionsResponse, ListRecordsRequest, ListRecordsResponse, LocateKeyRequest,
-    LocateKeyResponse, Partition, Replica, SetNodeDrainedRequest, SetNodeDrainedResponse,
-    TransferLeadershipRequest, TransferLeadershipResponse,
+    LocateKeyResponse, Partition, RecoverPartitionRequest, RecoverPartitionResponse, Replica,
+    SetNodeDrainedRequest, SetNodeDrainedResponse, TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use paddock_proto::limits::KEY_BYTES_MAX;
 use paddock_proto::v1::{ErrorReason, ReadRangeOperation, operation, outcome};
@@ -26,7 +26,7 @@ use crate::map::View;
 use crate::memory::{Memory, holding};
 use crate::metrics::Metrics;
 use crate::route::{Job, Place, Routes, Server};
-use crate::{deadline, leadership, placement, problems, request};
+use crate::{deadline, leadership, placement, problems, recovery, request};
 
 /// Records of a page that names no size.
 const PAGE_SIZE_DEFAULT: u32 = 500;
@@ -228,6 +228,18 @@ impl AdminService for Admin {
         self.metrics.observe("ChangeReplicas", change).await
     }
 
+    async fn recover_partition(
+        &self,
+        request: Request<RecoverPartitionRequest>,
+    ) -> Result<Response<RecoverPartitionResponse>, Status> {
+        let recover = async {
+            let views = self.routes.views();
+            let recovered = recovery::recover(views, &*self.coordinator, request.into_inner());
+            Ok(Response::new(recovered.await?))
+        };
+        self.metrics.observe("RecoverPartition", recover).await
+    }
+
     async fn set_node_drained(
         &self,
         request: Request<SetNodeDrainedRequest>,
@@ -242,10 +254,10 @@ impl AdminService for Admin {
 }
 
 /// Asks the live nodes in parallel (those of one partition, or all); who does not answer soon is left out.
-async fn ask_nodes(view: &View, only: Option<&PartitionState>) -> Reports {
+pub(crate) async fn ask_nodes(view: &View, only: Option<&PartitionState>) -> Reports {
     let mut asked = JoinSet::new();
     for (id, node) in &view.nodes {
-        if only.is_none_or(|state| state.replicas.contains(id)) {
+        if only.is_none_or(|state| concerns(state, *id)) {
             let (id, node) = (*id, Arc::clone(node));
             asked.spawn(async move { (id, node.status().await) });
         }
@@ -262,12 +274,19 @@ async fn ask_nodes(view: &View, only: Option<&PartitionState>) -> Reports {
     reports
 }
 
+/// Whether a node has, or had, a replica of the partition that counts.
+fn concerns(state: &PartitionState, node: NodeId) -> bool {
+    let mut members = state.in_sync.iter().chain(&state.eligible);
+    state.replicas.contains(&node) || members.any(|member| member.node == node)
+}
+
 /// A partition as the map shows it, with what its replicas say of themselves.
 fn describe(view: &View, id: PartitionId, state: &PartitionState, reports: &mut Reports) -> Partition {
     let ranges = view.map.slots.iter().flat_map(|slots| &slots.ranges);
     let slots = ranges
         .filter(|range| range.partition == id)
         .map(|range| admin::SlotRange { first: u32::from(range.first), last: u32::from(range.last) });
+    let offline = recovery::offline(view, id, state, reports).unwrap_or_default();
     let replicas = state.replicas.iter().map(|node| {
         let live = view.map.live.contains(node);
         let report = reports.remove(&(*node, id)).unwrap_or_else(|| silent(live));
@@ -287,6 +306,8 @@ fn describe(view: &View, id: PartitionId, state: &PartitionState, reports: &mut 
         min_in_sync: state.min_in_sync,
         replicas: replicas.collect(),
         target_node_ids: target.iter().map(NodeId::to_string).collect(),
+        lineage: state.lineage,
+        offline,
     }
 }
 

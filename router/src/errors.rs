@@ -195,6 +195,7 @@ impl Failure {
             ErrorReason::PreconditionFailed
             | ErrorReason::WrongNode
             | ErrorReason::TransferRefused
+            | ErrorReason::RecoveryRefused
             | ErrorReason::SessionTokenInvalid => Code::FailedPrecondition,
             ErrorReason::NotLeader | ErrorReason::PartitionUnavailable | ErrorReason::ReplicaBehind => {
                 Code::Unavailable

@@ -16,6 +16,7 @@ use axum::routing::get;
 
 use crate::map::{View, Views};
 use crate::metrics::Metrics;
+use crate::recovery;
 
 /// The content type of Prometheus text, as prometheus-client writes it.
 const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,6 +37,9 @@ struct Check {
     ok: bool,
     /// False if the check is shown only.
     required: bool,
+    /// Why it fails, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
 }
 
 #[derive(Debug, serde::Serialize)]
@@ -70,14 +74,16 @@ async fn metrics(State(state): State<HttpState>) -> Response {
 }
 
 fn readiness(view: &View) -> Readiness {
-    let check = |name: &str, ok| Check { name: name.to_owned(), ok, required: true };
+    let check = |name: &str, ok| Check { name: name.to_owned(), ok, required: true, why: None };
     let mut checks = vec![
         Check { required: false, ..check("coordination-connected", view.map.connected) },
         check("map-read", view.has_map()),
         check("partitions-placed", view.map.is_placed()),
     ];
     checks.extend(view.map.partitions.keys().map(|partition| {
-        check(&format!("partition-{partition}-leader-reachable"), view.reaches_leader(*partition))
+        let is_reachable = view.reaches_leader(*partition);
+        let why = if is_reachable { None } else { recovery::offline_by_map(view, *partition) };
+        Check { why, ..check(&format!("partition-{partition}-leader-reachable"), is_reachable) }
     }));
     let ready = checks.iter().all(|check| check.ok || !check.required);
     Readiness { ready, checks }

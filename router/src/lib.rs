@@ -49,6 +49,7 @@ pub mod metrics;
 pub mod node;
 pub mod placement;
 mod problems;
+mod recovery;
 pub mod request;
 pub mod route;
 pub mod scatter;

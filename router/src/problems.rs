@@ -5,6 +5,7 @@ use paddock_proto::admin::v1::ReplicaRole;
 
 use crate::admin::Reports;
 use crate::map::View;
+use crate::recovery;
 
 /// True if every slot has a partition, and every partition a reachable leader and all its replicas in sync.
 #[must_use]
@@ -45,6 +46,7 @@ pub fn of(view: &View) -> Vec<String> {
 pub(crate) fn reported(view: &View, reports: &Reports) -> Vec<String> {
     let mut problems = Vec::new();
     for (id, partition) in &view.map.partitions {
+        problems.extend(recovery::offline(view, *id, &partition.state, reports));
         let leader = partition.state.leader.map(|leader| leader.node);
         for node in partition.state.replicas.iter().filter(|node| view.nodes.contains_key(*node)) {
             let report = reports.get(&(*node, *id));

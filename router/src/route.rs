@@ -24,6 +24,7 @@ use crate::link::LinkError;
 use crate::map::{View, Views};
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::recovery;
 use crate::session::Session;
 
 /// The pause before the first retry that has nothing better to wait for; it doubles from there.
@@ -283,10 +284,11 @@ impl Routes {
         if let Some(node) = named_leader.and_then(|named| view.nodes.get(&named)) {
             return Ok(node);
         }
+        let nobody = |what: String| again(recovery::offline_by_map(view, partition).unwrap_or(what));
         let leader =
-            view.leader(partition).ok_or_else(|| again(format!("partition {partition} has no leader")))?;
+            view.leader(partition).ok_or_else(|| nobody(format!("partition {partition} has no leader")))?;
         view.nodes.get(&leader.node).ok_or_else(|| {
-            again(format!(
+            nobody(format!(
                 "partition {partition}: its leader, node {}, is not registered as live",
                 leader.node
             ))

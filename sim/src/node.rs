@@ -183,6 +183,7 @@ impl Node {
                 partition,
                 partition_uuid: assignment.partition_uuid,
                 node: self.id,
+                life: 0,
                 lease_ms: plan.lease_ms,
                 random: random(),
             };

@@ -199,6 +199,7 @@ fn name(message: &Message) -> &'static str {
         Message::Append { .. } => "append: from, to, epoch",
         Message::Ack { .. } => "ack: from, to, epoch",
         Message::Mismatch { .. } => "mismatch: from, to, epoch",
+        Message::Rebuild { .. } => "rebuild: from, to, epoch",
         Message::Snapshot { .. } => "snapshot: from, to, epoch",
         Message::SnapshotFailed { .. } => "snapshot failed: from, to, epoch",
         Message::Release { .. } => "release: from, to, epoch",

@@ -21,6 +21,7 @@ use anyhow::Context;
 use paddock_client::Client;
 use paddock_coordination::bootstrap::NewCluster;
 use paddock_coordination::embedded::Embedded;
+use paddock_partition::controller::ControllerOptions;
 use paddock_partition::server::{PartitionServer, ServerConfig};
 use paddock_partition::snapshot::CatchUpOptions;
 use paddock_router::server::{Router, RouterConfig};
@@ -148,7 +149,8 @@ impl Nodes {
 
 fn node(data: &Path, name: &str) -> ServerConfig {
     ServerConfig {
-        replace_after: None,
+        // Of one node there is nothing to place.
+        controller: ControllerOptions::default(),
         remove_departed_after: None,
         data: data.join("nodes").join(name),
         replace_node: None,

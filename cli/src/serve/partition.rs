@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use paddock_coordination::bootstrap::NewCluster;
+use paddock_partition::controller::ControllerOptions;
 use paddock_partition::server::{PartitionServer, ServerConfig};
 use paddock_partition::snapshot::CatchUpOptions;
 
@@ -13,6 +14,11 @@ use crate::signals::Signals;
 
 /// The flags' unit.
 const MIB: u64 = 1 << 20;
+
+/// After 0 seconds is never.
+fn after_seconds(seconds: u64) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
 
 /// Runs until a signal comes, or until it fails for good.
 pub(crate) async fn run(flags: arguments::Partition) -> anyhow::Result<()> {
@@ -27,9 +33,9 @@ pub(crate) async fn run(flags: arguments::Partition) -> anyhow::Result<()> {
         http_address: flags.http,
         cluster_name: flags.coordination.cluster,
         storage: paddock_storage::Options::new(),
-        replace_after: match flags.replace_after_seconds {
-            0 => None,
-            seconds => Some(Duration::from_secs(seconds)),
+        controller: ControllerOptions {
+            replace_after: after_seconds(flags.replace_after_seconds),
+            spread_leaders_after: after_seconds(flags.spread_leaders_after_seconds),
         },
         remove_departed_after: match flags.remove_departed_after_minutes {
             0 => None,

@@ -15,8 +15,9 @@ use paddock_proto::admin::v1::admin_service_server::{AdminService, AdminServiceS
 use paddock_proto::admin::v1::{
     ChangeReplicasRequest, ChangeReplicasResponse, GetClusterRequest, GetClusterResponse,
     ListPartitionsRequest, ListPartitionsResponse, ListRecordsRequest, ListRecordsResponse, LocateKeyRequest,
-    LocateKeyResponse, Node, Partition, Replica, ReplicaRole, SetNodeDrainedRequest, SetNodeDrainedResponse,
-    SlotRange, SnapshotTransfer, TransferLeadershipRequest, TransferLeadershipResponse,
+    LocateKeyResponse, Node, Partition, RecoverPartitionRequest, RecoverPartitionResponse, RecoverySource,
+    Replica, ReplicaRole, SetNodeDrainedRequest, SetNodeDrainedResponse, SlotRange, SnapshotTransfer,
+    TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use paddock_proto::google::rpc;
 use paddock_proto::v1::key_value_service_server::{KeyValueService, KeyValueServiceServer};
@@ -263,6 +264,7 @@ fn partition(partition_id: u32, record_count: u64) -> Partition {
         min_in_sync: 1,
         replicas: vec![leader, follower],
         target_node_ids: vec!["NODE-A".to_owned(), "NODE-B".to_owned()],
+        ..Default::default()
     }
 }
 
@@ -424,6 +426,41 @@ impl AdminService for Fake {
         target.retain(|node| !remove_node_ids.contains(node));
         target.extend(add_node_ids);
         Ok(Response::new(ChangeReplicasResponse { replica_node_ids, target_node_ids: target }))
+    }
+
+    /// Partition 0 is offline, and node B has something of it; partition 1 is not.
+    async fn recover_partition(
+        &self,
+        request: Request<RecoverPartitionRequest>,
+    ) -> Result<Response<RecoverPartitionResponse>, Status> {
+        let RecoverPartitionRequest { partition_id, accept_data_loss, expected_epoch, .. } =
+            request.into_inner();
+        let refusal = match partition_id {
+            0 => String::new(),
+            _ => "node NODE-A is live, and holds everything that was acknowledged".to_owned(),
+        };
+        if accept_data_loss && (expected_epoch != 7 || !refusal.is_empty()) {
+            let message = format!("partition {partition_id}: {refusal}");
+            return Err(failure(Code::FailedPrecondition, "RECOVERY_REFUSED", &message, &[]));
+        }
+        let source = RecoverySource {
+            node_id: "NODE-B".to_owned(),
+            generation: 5,
+            last_epoch: 6,
+            last_sequence: 90,
+            committed_sequence: 80,
+            record_count: 70,
+            ..Default::default()
+        };
+        Ok(Response::new(RecoverPartitionResponse {
+            epoch: if accept_data_loss { 8 } else { 7 },
+            lineage: u64::from(accept_data_loss),
+            chosen_node_id: "NODE-B".to_owned(),
+            sources: vec![source],
+            lost: vec!["node NODE-A is not registered as live".to_owned()],
+            refusal,
+            recovered: accept_data_loss,
+        }))
     }
 
     async fn set_node_drained(

@@ -17,7 +17,7 @@ use ulid::Ulid;
 use super::Host;
 use crate::admission::read_failure;
 use crate::clock::{self, Timestamp};
-use crate::operation::{Answer, Failure, Freshness, Standing};
+use crate::operation::{Answer, Failure, Freshness, Standing, earlier_lineage};
 use crate::replica::RoleName;
 use crate::replica::mutation::broken;
 use crate::reply::Reply;
@@ -28,8 +28,8 @@ use crate::status::{ReplicaStatus, StatusCell};
 pub enum Here {
     /// It is answered.
     Answered(Reply),
-    /// It is for the owner loop, which waits until this entry is applied.
-    After(Sequence),
+    /// It is for the owner loop, which waits until this is applied.
+    After(Standing),
     /// It is for the owner loop, which leads and can tell whether this is the latest.
     Latest,
 }
@@ -70,8 +70,8 @@ pub struct Window<'a> {
 
 /// What a look at the replica came to.
 enum Look {
-    Found(Answer, Option<Standing>),
-    After(Sequence),
+    Found(Answer, Standing),
+    After(Standing),
     Latest,
 }
 
@@ -87,8 +87,8 @@ impl Window<'_> {
     ) -> Here {
         let status = self.status.load();
         let (answer, standing) = match self.look(now, &status, key, omit_value, freshness) {
-            Ok(Look::Found(answer, standing)) => (answer, standing),
-            Ok(Look::After(sequence)) => return Here::After(sequence),
+            Ok(Look::Found(answer, standing)) => (answer, Some(standing)),
+            Ok(Look::After(seen)) => return Here::After(seen),
             Ok(Look::Latest) => return Here::Latest,
             Err(failure) => (Answer::Failed(failure), None),
         };
@@ -107,14 +107,15 @@ impl Window<'_> {
             return Err(Failure::Unavailable(status.problem.clone().unwrap_or_default()));
         }
         if let Freshness::AtLeast(seen) = freshness {
-            self.is_same_life(status, &seen)?;
+            seen.check(self.uuid, status.lineage)?;
         }
+        let lineage = status.lineage.ok_or_else(earlier_lineage)?;
         let (answer, applied) = read(&self.reader.load(), key, omit_value);
         // By what was looked at, whatever the replica has come to meanwhile: a snapshot may have taken its store's place.
         match freshness {
             Freshness::Any => {}
             Freshness::AtLeast(seen) if applied < seen.applied && !broken!(SessionsAreIgnored) => {
-                return Ok(Look::After(seen.applied));
+                return Ok(Look::After(seen));
             }
             Freshness::AtLeast(_) => {}
             Freshness::Within(bound_ms) => {
@@ -126,24 +127,7 @@ impl Window<'_> {
                 fresh?;
             }
         }
-        let standing = |lineage| Standing { partition_uuid: self.uuid, lineage, applied };
-        Ok(Look::Found(answer, status.lineage.map(standing)))
-    }
-
-    /// Whether a session's position is of the life that this replica has.
-    fn is_same_life(&self, status: &ReplicaStatus, seen: &Standing) -> Result<(), Failure> {
-        let lineage = status.lineage.unwrap_or(0);
-        if seen.partition_uuid != self.uuid || seen.lineage < lineage {
-            return Err(Failure::SessionInvalid(format!(
-                "the session has seen life {} of the partition, lineage {}; this is life {}, lineage {lineage}",
-                seen.partition_uuid, seen.lineage, self.uuid
-            )));
-        }
-        if seen.lineage > lineage {
-            let why = format!("the session has seen lineage {}, this replica knows {lineage}", seen.lineage);
-            return Err(Failure::Behind(why));
-        }
-        Ok(())
+        Ok(Look::Found(answer, Standing { partition_uuid: self.uuid, lineage, applied }))
     }
 }
 

@@ -206,7 +206,7 @@ mod tests {
         state.epoch = Epoch(5);
         state.leader = Some(member(1));
         state.in_sync = vec![member(1), member(2)];
-        let facts = Facts { epoch_seen: Epoch(4), ..Facts::new(Ulid(9), 7) };
+        let facts = Facts { epoch_seen: Epoch(4), ..Facts::new(Ulid(9), 0, 7) };
         (state, facts)
     }
 

@@ -153,6 +153,7 @@ impl Host {
             partition,
             partition_uuid: state.partition_uuid,
             node: self.node(),
+            life: self.directory.life(),
             lease_ms: self.cluster.lease_ms,
             random: Ulid::generate().0,
         };

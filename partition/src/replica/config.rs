@@ -129,4 +129,7 @@ pub struct DurableState {
     pub epochs: Vec<EpochStart>,
     /// The highest epoch that was persisted by [`PersistEpoch`](super::Effect::PersistEpoch); 0 if none was.
     pub epoch_seen: Epoch,
+    /// The lineage that was persisted by [`PersistLineage`](super::Effect::PersistLineage): of it is what is known to be
+    /// committed. 0 if none was.
+    pub lineage: u64,
 }

@@ -23,6 +23,8 @@ pub(super) struct Core {
     booted_at: Timestamp,
     /// The highest epoch seen, always persisted before anything is done in it.
     epoch: Epoch,
+    /// The lineage that the log is of: what is known to be committed was committed in it. Always persisted.
+    lineage: u64,
     pub(super) history: History,
     durable: Sequence,
     /// What is known to be committed; never falls.
@@ -74,6 +76,7 @@ impl Core {
             now,
             booted_at: now,
             epoch,
+            lineage: state.lineage,
             history,
             durable: state.durable.min(end),
             commit: state.known_commit.min(end).max(applied),
@@ -92,6 +95,10 @@ impl Core {
 
     pub(super) fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    pub(super) fn lineage(&self) -> u64 {
+        self.lineage
     }
 
     pub(super) fn last(&self) -> Position {
@@ -122,6 +129,26 @@ impl Core {
         self.granted = None;
         self.effects.push(Effect::PersistEpoch(epoch));
         self.be_patient();
+    }
+
+    /// The log is of this lineage from now on: all that is known to be committed was, or is, committed in it. How fresh the
+    /// replica was in an earlier one says nothing any more.
+    pub(super) fn adopt_lineage(&mut self, lineage: u64) {
+        assert!(lineage > self.lineage, "only a higher lineage is taken over");
+        self.lineage = lineage;
+        self.freshness.forget();
+        self.effects.push(Effect::PersistLineage(lineage));
+    }
+
+    /// Takes over the lineage of a state that counts on this replica. Whoever raised it has chosen this log, or the lineage's
+    /// leader has had an acknowledgement from here that it rests on.
+    pub(super) fn adopt_lineage_that_counts_on_us(&mut self) {
+        let me = self.config.member;
+        let Some(state) = self.configuration.latest() else { return };
+        let lineage = state.lineage;
+        if lineage > self.lineage && (state.in_sync.contains(&me) || state.eligible.contains(&me)) {
+            self.adopt_lineage(lineage);
+        }
     }
 
     /// Somebody else is at work: no candidacy for a lease.
@@ -167,6 +194,7 @@ impl Core {
             || state.epoch != self.epoch
             // There is none after the last: a record that somebody broke.
             || state.epoch.next() <= state.epoch
+            || state.lineage != self.lineage
             || !(state.may_lead(me) || broken!(AnyReplicaStands))
             || self.configuration.is_unsettled()
         {
@@ -198,29 +226,40 @@ impl Core {
         self.effects.push(Effect::Truncate { last_kept });
     }
 
-    /// Whether a leader's copy of its store may take the place of this one: everything that is known to be committed has
-    /// to be in it, and nobody may count on what is here. A member that counts holds all that a leader can have let go.
-    pub(super) fn may_install(&self, last: Position) -> bool {
+    /// Whether a copy of its store, of a leader whose log is of this lineage, may take the place of this one: everything that
+    /// is known to be committed has to be in it, unless that was in an earlier lineage, and nobody may count on what is
+    /// here. A member that counts holds all that a leader can have let go.
+    pub(super) fn may_install(&self, last: Position, lineage: Option<u64>) -> bool {
         let me = self.config.member;
         if broken!(InstallsAnySnapshot) {
             return true;
         }
         let counts = |state: &PartitionState| state.in_sync.contains(&me) || state.eligible.contains(&me);
-        self.commit <= last.sequence && self.configuration.latest().is_some_and(|state| !counts(state))
+        let has_all = self.commit <= last.sequence || lineage > Some(self.lineage);
+        has_all && self.configuration.latest().is_some_and(|state| !counts(state))
     }
 
-    /// Puts a leader's copy of its store in the place of this one.
+    /// Puts a leader's copy of its store in the place of this one. If it is of a higher lineage, so is this replica then, and
+    /// what it knew to be committed before counts no more: the only way in which that ever falls.
     ///
     /// What is applied never falls, here as everywhere: whoever read something here, and reads again, sees at least as much.
     /// The copy's own index may be behind that (the leader may have made it before it knew of a commit that this
     /// replica knows). But the copy has every entry that is known to be committed, all of it durable, so it is applied through
-    /// there before anybody reads it.
+    /// there before anybody reads it. Another lineage replaces that, too: nobody reads here while a higher one is known.
     ///
     /// # Errors
     /// Why that cannot be right: then nothing was changed.
-    pub(super) fn install(&mut self, last: Position, state: DurableState) -> Result<(), String> {
+    pub(super) fn install(
+        &mut self,
+        last: Position,
+        state: DurableState,
+        lineage: Option<u64>,
+    ) -> Result<(), String> {
         let history = History::new(state.epochs, last)?;
-        if history.position(self.commit) != self.history.position(self.commit) {
+        let raised = lineage.filter(|lineage| *lineage > self.lineage);
+        if raised.is_some() {
+            (self.commit, self.apply_asked) = (Sequence(0), Sequence(0));
+        } else if history.position(self.commit) != self.history.position(self.commit) {
             return Err(format!(
                 "the snapshot of the leader of epoch {} contradicts entry {}, which is known to be committed",
                 self.epoch, self.commit
@@ -238,6 +277,10 @@ impl Core {
         self.freshness.applied(commit);
         self.fetching.is_over(self.now);
         self.effects.push(Effect::InstallSnapshot { last, apply_through: commit });
+        // After the store: with the old one it would have to be right.
+        if let Some(lineage) = raised {
+            self.adopt_lineage(lineage);
+        }
         Ok(())
     }
 

@@ -10,6 +10,9 @@ use super::message::Message;
 pub enum Effect {
     /// Keep the epoch as the highest one seen: durable before any effect after it is performed.
     PersistEpoch(Epoch),
+    /// Keep the lineage as the one that the log is of: durable before any effect after it is performed. Sessions that have
+    /// seen an earlier one are over.
+    PersistLineage(u64),
     /// Cut every entry after this one, durably.
     Truncate {
         /// The last entry to keep.

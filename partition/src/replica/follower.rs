@@ -37,6 +37,8 @@ pub(super) struct Follower {
     acknowledged: Sequence,
     /// The snapshot that is being fetched.
     installing: Option<Installing>,
+    /// Of which lineage the leader's log is, as it said.
+    lineage: Option<u64>,
 }
 
 /// A leader's copy of its store that is being fetched.
@@ -48,6 +50,14 @@ struct Installing {
     last: Position,
     /// Which fetch of ours.
     fetch: u64,
+}
+
+/// Why a run of entries was not taken over.
+enum Contradiction {
+    /// It cannot have come about by the protocol's rules.
+    Impossible(String),
+    /// It differs from what is known to be committed: so says this text, unless another lineage explains it.
+    OfCommit(String),
 }
 
 impl Follower {
@@ -84,7 +94,8 @@ impl Follower {
             return Role::Follower(self); // Nobody leads it.
         }
         match message {
-            Message::Heartbeat { sent_at, commit, echo, .. } if self.is_leader(from) => {
+            Message::Heartbeat { sent_at, commit, echo, lineage, .. } if self.is_leader(from) => {
+                self.lineage = Some(lineage);
                 self.heartbeat(core, from, sent_at, commit, echo);
             }
             Message::Release { sent_at, .. }
@@ -141,7 +152,11 @@ impl Follower {
         };
         let asked = core.freshness.ask(core.now);
         core.send(from.node, Message::Grant { epoch: core.epoch(), sent_at, readiness, asked });
-        core.freshness.answered(core.now, echo, commit, core.applied());
+        self.review_lineage(core);
+        // Of another lineage's commit it says nothing what is applied here.
+        if self.lineage == Some(core.lineage()) {
+            core.freshness.answered(core.now, echo, commit, core.applied());
+        }
         core.learn_commit(commit.min(self.matched));
         // Entries are here that are committed, and not known to be this leader's.
         let is_unsure = self.matched < commit.min(core.last().sequence);
@@ -185,16 +200,48 @@ impl Follower {
         for run in entries {
             match self.append_run(core, run) {
                 Ok(appended) => is_new |= appended,
-                Err(reason) => return Quarantined::because(reason),
+                Err(Contradiction::Impossible(reason)) => return Quarantined::because(reason),
+                Err(Contradiction::OfCommit(reason)) => return self.contradicted(core, from, reason),
             }
         }
         self.matched = self.matched.max(end);
+        self.review_lineage(core);
         // New entries are acknowledged when they are durable; with nothing new, the leader still waits for a word.
         if !is_new || broken!(AcknowledgedBeforeItsSync) {
             self.acknowledge(core, from);
         }
         core.learn_commit(commit.min(self.matched));
         Role::Follower(self)
+    }
+
+    /// Of which lineage the leader's log is, once that is known: by its own word, or by the state that it was elected in.
+    fn lineage_of_leader(&self, core: &Core) -> Option<u64> {
+        let elected_in = core.configuration.latest().filter(|state| state.epoch == core.epoch());
+        self.lineage.max(elected_in.map(|state| state.lineage))
+    }
+
+    /// Takes the leader's lineage over once all that this replica knows to be committed is known to be in the leader's log.
+    fn review_lineage(&self, core: &mut Core) {
+        if let Some(lineage) = self.lineage_of_leader(core)
+            && lineage > core.lineage()
+            && (self.matched >= core.commit() || broken!(LineageIsTakenOverUnseen))
+        {
+            core.adopt_lineage(lineage);
+        }
+    }
+
+    /// The leader's log differs from what is known to be committed here. If it is of a higher lineage, an operator has given up
+    /// what this replica holds; it keeps that until a copy of the leader's store is there to take its place.
+    fn contradicted(self, core: &mut Core, leader: Member, reason: String) -> Role {
+        match self.lineage_of_leader(core) {
+            Some(lineage) if lineage > core.lineage() => {
+                core.send(leader.node, Message::Rebuild { epoch: core.epoch() });
+                Role::Follower(self)
+            }
+            Some(_) => Quarantined::because(reason),
+            // The next heartbeat tells.
+            None => Role::Follower(self),
+        }
     }
 
     /// The leader has a snapshot for this replica: fetches it, if it needs it, in place of an earlier one.
@@ -208,8 +255,9 @@ impl Follower {
             // As for a probe: the log is the leader's up to there.
             self.installing = None;
             self.matched = self.matched.max(last.sequence);
+            self.review_lineage(core);
             self.acknowledge(core, from);
-        } else if core.may_install(last) {
+        } else if core.may_install(last, self.lineage_of_leader(core)) {
             if core.fetching.pause_ms(core.now).is_some() {
                 report_failure(core, from, attempt);
                 return;
@@ -237,10 +285,11 @@ impl Follower {
             report_failure(core, leader, attempt);
             return Role::Follower(self);
         };
-        if !core.may_install(last) {
+        let lineage = self.lineage_of_leader(core);
+        if !core.may_install(last, lineage) {
             return Role::Follower(self);
         }
-        match core.install(last, state) {
+        match core.install(last, state, lineage) {
             Ok(()) => {
                 self.matched = last.sequence;
                 self.acknowledged = Sequence(0);
@@ -252,7 +301,7 @@ impl Follower {
     }
 
     /// Takes over what is new of a run, cutting what contradicts it; whether anything was new.
-    fn append_run(&self, core: &mut Core, run: LogEntries) -> Result<bool, String> {
+    fn append_run(&self, core: &mut Core, run: LogEntries) -> Result<bool, Contradiction> {
         let agreed = if broken!(MatchesBySequenceAlone) {
             run.last().min(core.last().sequence)
         } else {
@@ -265,23 +314,26 @@ impl Follower {
             self.cut(core, agreed)?;
         }
         let skip = agreed.0 + 1 - run.first.0;
-        let skip = u32::try_from(skip).map_err(|_| "an append is larger than any can be".to_owned())?;
+        let skip = u32::try_from(skip)
+            .map_err(|_| Contradiction::Impossible("an append is larger than any can be".to_owned()))?;
         let rows = if skip == 0 { run.rows } else { run.rows.skip(skip) };
         core.append(LogEntries { first: Sequence(agreed.0 + 1), rows, ..run });
         Ok(true)
     }
 
     /// Cuts the divergent tail after an entry, unless that cannot be right.
-    fn cut(&self, core: &mut Core, last_kept: Sequence) -> Result<(), String> {
+    fn cut(&self, core: &mut Core, last_kept: Sequence) -> Result<(), Contradiction> {
         let (commit, epoch) = (core.commit().max(core.applied()), core.epoch());
-        if last_kept < commit {
-            return Err(format!(
-                "the leader of epoch {epoch} contradicts entry {}, but {commit} is known to be committed",
-                last_kept.0 + 1
-            ));
-        }
+        let next = last_kept.0 + 1;
         if last_kept < self.matched {
-            return Err(format!("the leader of epoch {epoch} contradicts its own entry {}", last_kept.0 + 1));
+            return Err(Contradiction::Impossible(format!(
+                "the leader of epoch {epoch} contradicts its own entry {next}"
+            )));
+        }
+        if last_kept < commit {
+            return Err(Contradiction::OfCommit(format!(
+                "the leader of epoch {epoch} contradicts entry {next}, but {commit} is known to be committed"
+            )));
         }
         core.truncate(last_kept);
         Ok(())

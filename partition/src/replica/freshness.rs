@@ -59,6 +59,12 @@ impl Freshness {
         }
     }
 
+    /// What was known says nothing any more.
+    pub(super) fn forget(&mut self) {
+        self.as_of = None;
+        self.behind.clear();
+    }
+
     /// The index has advanced.
     pub(super) fn applied(&mut self, applied: Sequence) {
         while let Some(answer) = self.behind.pop_front_if(|(_, commit)| *commit <= applied) {

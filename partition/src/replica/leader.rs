@@ -140,6 +140,7 @@ impl Leader {
             Message::SnapshotFailed { attempt, failures, pause_ms, .. } => {
                 progress.snapshot_failed(now, *attempt, *failures, *pause_ms, &core.config);
             }
+            Message::Rebuild { .. } => self.rebuild(core, from.node),
             _ => {}
         }
         self.drive(core, from.node);
@@ -170,6 +171,18 @@ impl Leader {
                 core.effects.push(Effect::SendSnapshot { to, attempt });
             }
             self.drive(core, to);
+        }
+    }
+
+    /// A follower has entries that an earlier lineage committed, and this one did not: no log brings it here.
+    fn rebuild(&mut self, core: &mut Core, node: NodeId) {
+        let counts = self.counts(core, node);
+        let attempt = self.snapshots + 1;
+        if let Some(progress) = self.followers.get_mut(&node)
+            && progress.needs_copy(core.last().sequence, counts, attempt)
+        {
+            self.snapshots = attempt;
+            core.effects.push(Effect::SendSnapshot { to: node, attempt });
         }
     }
 
@@ -242,13 +255,13 @@ impl Leader {
     }
 
     fn send_heartbeats(&mut self, core: &mut Core) {
-        let (now, epoch, commit) = (core.now, core.epoch(), core.commit());
+        let (now, epoch, commit, lineage) = (core.now, core.epoch(), core.commit(), core.lineage());
         self.heartbeat_sent = Some(now);
         let holds_lease = self.holds_lease(core, now).is_ok() || broken!(VouchesWithoutTheLease);
         for (node, progress) in &self.followers {
             // A leader that was replaced may not know what was committed: it vouches for nothing.
             let echo = if holds_lease { progress.asked() } else { 0 };
-            core.send(*node, Message::Heartbeat { epoch, sent_at: now, commit, echo });
+            core.send(*node, Message::Heartbeat { epoch, sent_at: now, commit, echo, lineage });
         }
     }
 

@@ -30,6 +30,8 @@ pub enum Message {
         commit: Sequence,
         /// From the follower's last grant, while the leader holds the lease; 0: nothing to answer.
         echo: u64,
+        /// The lineage of the leader's log.
+        lineage: u64,
     },
     /// Follower to leader: promises not to become a candidate for the lease.
     Grant {
@@ -66,6 +68,12 @@ pub enum Message {
         epoch: Epoch,
         /// The last place at which the follower's log may agree with the leader's.
         hint: Position,
+    },
+    /// Follower to leader, of a higher lineage: the follower's log differs from the leader's where it is known to be committed by
+    /// an earlier lineage, so that it cannot be cut. It needs a copy of the whole store.
+    Rebuild {
+        /// The follower's epoch.
+        epoch: Epoch,
     },
     /// Leader to follower: the log no longer has what the follower lacks. A copy of the whole store waits for it.
     Snapshot {
@@ -113,6 +121,7 @@ impl Message {
             | Message::Append { epoch, .. }
             | Message::Ack { epoch, .. }
             | Message::Mismatch { epoch, .. }
+            | Message::Rebuild { epoch }
             | Message::Snapshot { epoch, .. }
             | Message::SnapshotFailed { epoch, .. }
             | Message::Release { epoch, .. }

@@ -141,7 +141,7 @@ impl Replica {
         self.core.epoch()
     }
 
-    /// What it knows to be committed. Falls never.
+    /// What it knows to be committed. Falls never, but where a higher lineage replaces the log.
     #[must_use]
     pub fn commit(&self) -> Sequence {
         self.core.commit()
@@ -154,10 +154,24 @@ impl Replica {
         self.core.freshness.as_of().filter(|(_, needed)| *needed <= self.core.applied())
     }
 
-    /// The partition's lineage, as the coordination service last showed it.
+    /// The lineage that its contents are of. `None`: the partition's state was not seen yet, or there is a higher one, of which
+    /// they are not yet; nobody is to read them then.
     #[must_use]
     pub fn lineage(&self) -> Option<u64> {
-        self.core.configuration.latest().map(|state| state.lineage)
+        let known = self.core.configuration.latest()?.lineage;
+        (known <= self.core.lineage()).then_some(self.core.lineage())
+    }
+
+    /// The lineage that its contents are of, whether or not that is the partition's.
+    #[must_use]
+    pub fn data_lineage(&self) -> u64 {
+        self.core.lineage()
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn member(&self) -> Member {
+        self.core.config.member
     }
 
     /// The log's last entry.
@@ -173,7 +187,7 @@ impl Replica {
         match &self.role {
             Role::Leader(_) => Some(me.node),
             Role::Follower(follower) => {
-                follower.leader().filter(|leader| *leader != me).map(|leader| leader.node)
+                follower.leader().filter(|leader| leader.node != me.node).map(|leader| leader.node)
             }
             Role::Candidate(_) | Role::Quarantined(_) => None,
         }
@@ -295,10 +309,25 @@ impl Replica {
         if core.configuration.is_in_doubt() {
             return Some("the coordination service shows an older state than it did before".to_owned());
         }
-        None
+        self.lost_its_data()
+    }
+
+    /// That its node leads by the coordination service, with data that are no more: until somebody else can lead, nobody does.
+    fn lost_its_data(&self) -> Option<String> {
+        let me = self.core.config.member;
+        let leader = self.core.configuration.latest()?.leader?;
+        let is_lost = leader.node == me.node && leader != me;
+        is_lost.then(|| {
+            "the data that this node led the partition with are gone (its disk was lost, or an older copy came back): another \
+             replica that was in sync has to lead, or else an operator to recover the partition"
+                .to_owned()
+        })
     }
 
     fn not_leader(&self) -> Refusal {
+        if let Some(why) = self.lost_its_data() {
+            return Refusal::Unavailable { why };
+        }
         Refusal::NotLeader { leader: self.leader(), epoch: self.core.epoch() }
     }
 }
@@ -463,7 +492,13 @@ impl Role {
         match observation {
             Observation::Impossible(reason) => self.quarantine(core, reason),
             Observation::Known if settled.is_none() => self,
-            Observation::Known | Observation::Newer => self.settled(core, settled),
+            Observation::Known | Observation::Newer => {
+                let role = self.settled(core, settled);
+                if !matches!(role, Role::Quarantined(_)) {
+                    core.adopt_lineage_that_counts_on_us();
+                }
+                role
+            }
         }
     }
 

@@ -93,6 +93,8 @@ pub enum Mutation {
     VouchesWithoutTheLease,
     /// A barrier is passed by grants of heartbeats that were sent before the read came.
     OlderGrantsPassABarrier,
+    /// A replica takes a higher lineage over before it knows that its log is of it.
+    LineageIsTakenOverUnseen,
 }
 
 #[cfg(feature = "mutations")]

@@ -349,6 +349,13 @@ impl Progress {
         }
         if counts {
             self.flow = Flow::Probe { sent_at: Some(now) };
+        }
+        self.needs_copy(leader_last, counts, attempt)
+    }
+
+    /// The log cannot bring the follower on. True if a copy of the store is to be made for it.
+    pub(super) fn needs_copy(&mut self, leader_last: Sequence, counts: bool, attempt: u64) -> bool {
+        if counts || matches!(self.flow, Flow::Snapshot(_) | Flow::Paused { .. }) {
             return false;
         }
         self.flow = Flow::Snapshot(Announcement { attempt, last: None, sent_at: None });

@@ -111,11 +111,17 @@ impl OwnerLoop {
             return;
         }
         let (now, applied, role) = (self.clock.now(), self.store.applied(), self.replica.role());
+        let (uuid, lineage) = (self.facts.partition_uuid, self.replica.lineage());
         let mut bytes = 0;
         for (since, read) in std::mem::take(&mut self.round.waiting.sessions) {
             let is_full = bytes >= ROUND_ANSWERS_BYTES_MAX;
             let answer = if role == RoleName::Quarantined {
                 Answer::Failed(Failure::Unavailable(self.replica.problem().unwrap_or_default()))
+            } else if let Kind::ReadAfter { seen, .. } = &read.operation.kind
+                && let Err(failure) = seen.check(uuid, lineage)
+            {
+                // Another lineage came after the read.
+                Answer::Failed(failure)
             } else if read.after <= applied && !is_full && read.operation.has_room() {
                 self.read(&read.operation.kind)
             } else if read.after > applied && role != RoleName::Leader && now.since(since) >= SESSION_WAIT_MS

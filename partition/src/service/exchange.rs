@@ -106,8 +106,8 @@ async fn accept(host: &Host, request: wire::ExchangeRequest, sender: &ReplySende
                 sender.room().await;
                 match host.read_here(partition, id, &key, omit_value, freshness) {
                     Here::Answered(reply) => sender.send(vec![reply]),
-                    Here::After(after) => {
-                        let kind = Kind::ReadAfter { key, omit_value, after };
+                    Here::After(seen) => {
+                        let kind = Kind::ReadAfter { key, omit_value, seen };
                         add(&mut sorted, partition, Arrival { operation_id: id, deadline, kind });
                     }
                     Here::Latest => {

@@ -89,8 +89,8 @@ fn parcels(from: NodeId, request: wire::DeliverRequest) -> Result<Vec<(Address, 
 /// A message as it goes into an envelope, with its epoch.
 pub fn to_envelope(message: Message) -> (Epoch, WireMessage) {
     match message {
-        Message::Heartbeat { epoch, sent_at, commit, echo } => {
-            let heartbeat = wire::Heartbeat { sent_at_ms: sent_at.0, commit: commit.0, echo };
+        Message::Heartbeat { epoch, sent_at, commit, echo, lineage } => {
+            let heartbeat = wire::Heartbeat { sent_at_ms: sent_at.0, commit: commit.0, echo, lineage };
             (epoch, WireMessage::Heartbeat(heartbeat))
         }
         Message::Grant { epoch, sent_at, readiness, asked } => {
@@ -114,6 +114,7 @@ pub fn to_envelope(message: Message) -> (Epoch, WireMessage) {
         Message::Mismatch { epoch, hint } => {
             (epoch, WireMessage::Mismatch(wire::Mismatch { hint: Some(position_to_wire(hint)) }))
         }
+        Message::Rebuild { epoch } => (epoch, WireMessage::Rebuild(wire::Rebuild {})),
         Message::Snapshot { epoch, attempt, last } => {
             (epoch, WireMessage::Snapshot(wire::Snapshot { last: Some(position_to_wire(last)), attempt }))
         }
@@ -135,6 +136,7 @@ fn from_envelope(epoch: Epoch, message: Option<WireMessage>) -> Result<Message, 
             sent_at: Timestamp(heartbeat.sent_at_ms),
             commit: Sequence(heartbeat.commit),
             echo: heartbeat.echo,
+            lineage: heartbeat.lineage,
         },
         WireMessage::Grant(grant) => Message::Grant {
             epoch,
@@ -156,6 +158,7 @@ fn from_envelope(epoch: Epoch, message: Option<WireMessage>) -> Result<Message, 
         WireMessage::Mismatch(mismatch) => {
             Message::Mismatch { epoch, hint: position_from_wire(mismatch.hint) }
         }
+        WireMessage::Rebuild(wire::Rebuild {}) => Message::Rebuild { epoch },
         WireMessage::Snapshot(snapshot) => {
             Message::Snapshot { epoch, attempt: snapshot.attempt, last: position_from_wire(snapshot.last) }
         }

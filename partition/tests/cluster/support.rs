@@ -1,6 +1,6 @@
 //! A cluster of partition servers in one process, and a bare Exchange stream to speak to them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,8 +11,10 @@ use paddock_coordination::bootstrap::NewCluster;
 use paddock_coordination::cluster_map::ClusterMap;
 use paddock_coordination::embedded::Embedded;
 use paddock_coordination::{
-    ClusterId, Coordinator, NodeId, NodeRecord, PartitionId, PartitionState, ReplicaTarget, paths, records,
+    ClusterId, Coordinator, NodeId, NodeRecord, PartitionId, PartitionState, ReplicaTarget, leaders, paths,
+    records,
 };
+use paddock_partition::controller::ControllerOptions;
 use paddock_partition::server::{PartitionServer, ServerConfig, StartError};
 use paddock_partition::snapshot::CatchUpOptions;
 use paddock_proto::admin::v1::node_service_client::NodeServiceClient;
@@ -81,7 +83,13 @@ impl Parked {
     pub async fn start_in(self, coordination: &Path) -> Result<(), StartError> {
         let embedded = Embedded::open(coordination).expect("a coordination service");
         let session = Arc::new(embedded.session());
-        let config = config(&self.data, &self.shape, Options::new(), None, CatchUpOptions::default());
+        let config = config(
+            &self.data,
+            &self.shape,
+            Options::new(),
+            ControllerOptions::default(),
+            CatchUpOptions::default(),
+        );
         PartitionServer::start(config, session).await.map(drop)
     }
 }
@@ -93,7 +101,7 @@ pub struct Cluster {
     observer: Arc<dyn Coordinator>,
     shape: NewCluster,
     storage: Options,
-    replace_after: Option<Duration>,
+    controller: ControllerOptions,
     catch_up: CatchUpOptions,
     nodes: HashMap<NodeId, Running>,
     id: Option<ClusterId>,
@@ -103,7 +111,7 @@ fn config(
     data: &Path,
     shape: &NewCluster,
     storage: Options,
-    replace_after: Option<Duration>,
+    controller: ControllerOptions,
     catch_up: CatchUpOptions,
 ) -> ServerConfig {
     ServerConfig {
@@ -115,7 +123,7 @@ fn config(
         cluster_name: "test".into(),
         new_cluster: shape.clone(),
         storage,
-        replace_after,
+        controller,
         remove_departed_after: Some(REMOVE_DEPARTED_AFTER),
         catch_up,
     }
@@ -141,13 +149,13 @@ impl Cluster {
     ) -> Cluster {
         let shape =
             NewCluster { partitions, replication_factor: nodes, initial_nodes: nodes, lease_ms: LEASE_MS };
-        Cluster::launch_all(nodes, shape, storage, None, catch_up).await
+        Cluster::launch_all(nodes, shape, storage, ControllerOptions::default(), catch_up).await
     }
 
     /// The same, with a lease of one's own.
     pub async fn start_leasing(nodes: u32, partitions: u32, lease_ms: u64) -> Cluster {
         let shape = NewCluster { partitions, replication_factor: nodes, initial_nodes: nodes, lease_ms };
-        Cluster::launch_all(nodes, shape, Options::new(), None, CatchUpOptions::default()).await
+        Cluster::launch_quiet(nodes, shape, ControllerOptions::default()).await
     }
 
     /// So many nodes, two of which have a replica of the one partition; a node that is away for so long loses it to another.
@@ -170,14 +178,27 @@ impl Cluster {
     ) -> Cluster {
         let shape =
             NewCluster { partitions: 1, replication_factor: 2, initial_nodes: nodes, lease_ms: LEASE_MS };
-        Cluster::launch_all(nodes, shape, storage, replace_after, catch_up).await
+        let controller = ControllerOptions { replace_after, ..Default::default() };
+        Cluster::launch_all(nodes, shape, storage, controller, catch_up).await
+    }
+
+    /// So many nodes, each with a replica of each partition; leaders are moved for an even spread when all was quiet for so long.
+    pub async fn start_spreading(nodes: u32, partitions: u32, quiet_for: Duration) -> Cluster {
+        let shape =
+            NewCluster { partitions, replication_factor: nodes, initial_nodes: nodes, lease_ms: LEASE_MS };
+        let controller = ControllerOptions { spread_leaders_after: Some(quiet_for), ..Default::default() };
+        Cluster::launch_quiet(nodes, shape, controller).await
+    }
+
+    async fn launch_quiet(nodes: u32, shape: NewCluster, controller: ControllerOptions) -> Cluster {
+        Cluster::launch_all(nodes, shape, Options::new(), controller, CatchUpOptions::default()).await
     }
 
     async fn launch_all(
         nodes: u32,
         shape: NewCluster,
         storage: Options,
-        replace_after: Option<Duration>,
+        controller: ControllerOptions,
         catch_up: CatchUpOptions,
     ) -> Cluster {
         let root = tempfile::tempdir().expect("a directory");
@@ -190,7 +211,7 @@ impl Cluster {
             observer,
             shape,
             storage,
-            replace_after,
+            controller,
             catch_up,
             nodes: running,
             id: None,
@@ -245,7 +266,7 @@ impl Cluster {
     }
 
     fn config(&self, data: &Path) -> ServerConfig {
-        config(data, &self.shape, self.storage.clone(), self.replace_after, self.catch_up)
+        config(data, &self.shape, self.storage.clone(), self.controller, self.catch_up)
     }
 
     async fn launch(&mut self, data: PathBuf) -> NodeId {
@@ -290,6 +311,15 @@ impl Cluster {
             self.nodes.contains_key(&leader).then_some(leader)
         })
         .await
+    }
+
+    /// Waits until the numbers of partitions that nodes lead are such, and returns them. Who may not lead is not among them.
+    pub async fn leads(
+        &self,
+        what: &str,
+        is_such: impl Fn(&BTreeMap<NodeId, usize>) -> bool,
+    ) -> BTreeMap<NodeId, usize> {
+        self.until(what, |map| Some(leaders::leaders(map)).filter(|counts| is_such(counts))).await
     }
 
     /// The leader that comes after one.
@@ -579,15 +609,6 @@ impl Cluster {
         let server = PartitionServer::start(config, Arc::clone(&session)).await.expect("the node starts");
         assert_eq!(server.node_id(), node);
         self.nodes.insert(node, Running { server, data: lost.data, _session: session });
-    }
-
-    /// Starts it again, although that must fail; says how.
-    pub async fn refuse_node(&mut self, parked: Parked) -> StartError {
-        let session: Arc<dyn Coordinator> = Arc::new(self.embedded.session());
-        match PartitionServer::start(self.config(&parked.data), session).await {
-            Ok(_) => panic!("it starts"),
-            Err(error) => error,
-        }
     }
 
     /// Stops all nodes, then starts them.

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use paddock_partition::replica::mutation::{Mutation, break_rule};
 
 use crate::scripts;
+use crate::walk::walk;
 
 /// Scripts, and the rules of which each shows the breach.
 const SCRIPTS: &[(&str, &[Mutation])] = &[
@@ -30,6 +31,7 @@ const SCRIPTS: &[(&str, &[Mutation])] = &[
     ("published_cockroachdb_107060_a_stalled_disk_is_not_alive", &[Mutation::StalledFollowersStay]),
     ("published_tikv_964_a_grant_counts_from_its_heartbeat", &[Mutation::GrantsCountFromTheirArrival]),
     ("published_zookeeper_4925_commits_that_it_forgot", &[Mutation::OlderStatesAreBelieved]),
+    ("recovered_lineage_replaces_what_an_earlier_one_committed", &[Mutation::LineageIsTakenOverUnseen]),
     ("handover_release_is_late", &[Mutation::FollowsOldReleases]),
     ("snapshot_ready_of_an_earlier_attempt_counts_for_nothing", &[Mutation::SnapshotOfAnyAttempt]),
     ("snapshot_that_fails_again_and_again_holds_no_log", &[Mutation::FailuresHoldTheLog]),
@@ -64,4 +66,16 @@ fn a_broken_rule_changes_what_its_script_puts_out() {
     }
     let _ = std::panic::take_hook();
     assert!(unnoticed.is_empty(), "{unnoticed:#?}");
+}
+
+/// Nobody recovers a partition in the simulation, so the walks have to notice this one.
+#[test]
+fn a_lineage_that_is_taken_over_unseen_is_noticed_by_walks() {
+    const WALKS: u64 = 150;
+    std::panic::set_hook(Box::new(|_| {}));
+    break_rule(Some(Mutation::LineageIsTakenOverUnseen));
+    let found = (0..WALKS).find(|seed| catch_unwind(|| walk(*seed)).is_err());
+    break_rule(None);
+    let _ = std::panic::take_hook();
+    assert!(found.is_some(), "in {WALKS} walks nobody noticed");
 }

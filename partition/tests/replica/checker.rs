@@ -10,14 +10,19 @@ use crate::cluster::{Disk, Node};
 /// Remembers what was promised, and compares.
 #[derive(Default)]
 pub(crate) struct Checker {
-    /// Committed entries, by any replica's word: sequence − 1 → (epoch, statement).
+    /// Committed entries, by any replica's word: sequence − 1 → (epoch, statement). In the newest lineage.
     pub(crate) committed: Vec<(u64, String)>,
+    /// The newest lineage.
+    lineage: u64,
+    /// What earlier lineages committed.
+    former: BTreeMap<u64, Vec<(u64, String)>>,
     leaders: BTreeMap<Epoch, (char, u64)>,
-    commits: BTreeMap<char, u64>,
+    /// In which lineage each replica was seen to know how much to be committed.
+    commits: BTreeMap<char, (u64, u64)>,
     /// How often a snapshot took the place of a store.
     pub(crate) installs: u64,
-    /// How much was committed when the nodes' clocks showed what.
-    history: Vec<(Vec<Timestamp>, usize)>,
+    /// How much was committed in which lineage when the nodes' clocks showed what.
+    history: Vec<(Vec<Timestamp>, u64, usize)>,
     /// Reads that wait behind a barrier: at which node, and how much was committed when they came.
     barrier_reads: Vec<(char, Barrier, usize)>,
     /// How many of them were let through.
@@ -35,6 +40,26 @@ impl Checker {
         self.commits.remove(&node.name);
     }
 
+    /// An operator goes on from what a replica has: of what was committed, what it holds durably still is.
+    pub(crate) fn recovered(&mut self, lineage: u64, chosen: &Disk) {
+        let held = chosen.entries.iter().take(chosen.durable);
+        let kept = self.committed.iter().zip(held);
+        let kept = kept
+            .take_while(|((epoch, statement), entry)| *epoch == entry.epoch && *statement == entry.statement);
+        let kept: Vec<_> = kept.map(|(known, _)| known.clone()).collect();
+        self.former.insert(self.lineage, std::mem::replace(&mut self.committed, kept));
+        self.lineage = lineage;
+    }
+
+    /// What was committed in a lineage.
+    fn committed_in(&self, lineage: u64) -> &[(u64, String)] {
+        if lineage == self.lineage {
+            &self.committed
+        } else {
+            self.former.get(&lineage).map_or(&[], Vec::as_slice)
+        }
+    }
+
     /// Invariant 5: epochs have at most one leader each. Invariant 2: it holds all that was committed before.
     pub(crate) fn became_leader(&mut self, node: &Node, epoch: Epoch) {
         if self.is_blind {
@@ -45,7 +70,7 @@ impl Checker {
             panic!("invariant 5: epoch {epoch} is led by {other:?} and by {life:?}");
         }
         assert!(
-            self.holds_committed(&node.disk, node.disk.entries.len()),
+            self.holds_committed(node.disk.lineage, &node.disk, node.disk.entries.len()),
             "invariant 2: {} leads epoch {epoch} without every committed entry\n{:?}\n{:?}",
             node.name,
             self.committed,
@@ -63,9 +88,10 @@ impl Checker {
         let member = node.member();
         let counts = state.in_sync.contains(&member) || state.eligible.contains(&member);
         assert!(!counts, "invariant 3: {} counts, and its log was replaced", node.name);
-        let commit = usize::try_from(self.commits.get(&node.name).copied().unwrap_or(0)).unwrap();
+        let (_, commit) = self.commits.get(&node.name).copied().unwrap_or_default();
+        let commit = usize::try_from(commit).unwrap();
         assert!(
-            node.disk.entries.len() >= commit,
+            node.disk.entries.len() >= commit || state.lineage > node.disk.lineage,
             "invariant 6: {} lost what it knew to be committed",
             node.name
         );
@@ -108,15 +134,22 @@ impl Checker {
         if self.is_blind {
             return;
         }
-        let commit = replica.commit().0;
-        let before = self.commits.insert(node.name, commit).unwrap_or(0);
+        let (commit, lineage) = (replica.commit().0, node.disk.lineage);
+        let before = self.commits.insert(node.name, (lineage, commit));
+        let before = before.filter(|(former, _)| *former == lineage).map_or(0, |(_, before)| before);
         assert!(before <= commit, "commit fell from {before} to {commit} on {}", node.name);
         self.check_batches(node, usize::try_from(commit).unwrap());
+        let committed = match self.former.get_mut(&lineage) {
+            Some(former) => former,
+            None => &mut self.committed,
+        };
         for index in 0..usize::try_from(commit).unwrap() {
             let entry = &node.disk.entries[index];
             let entry = (entry.epoch, entry.statement.clone());
-            match self.committed.get(index) {
-                None => self.committed.push(entry),
+            match committed.get(index) {
+                // What a crash can take back here is durable with whoever counts; unless they are gone, and it was lost.
+                None if index >= node.disk.durable => break,
+                None => committed.push(entry),
                 Some(known) => assert_eq!(
                     known,
                     &entry,
@@ -134,9 +167,10 @@ impl Checker {
             return;
         }
         let clocks: Vec<Timestamp> = nodes.iter().map(|node| node.clock(now)).collect();
+        let (lineage, count) = (self.lineage, self.committed.len());
         match self.history.last_mut() {
-            Some((shown, committed)) if *shown == clocks => *committed = self.committed.len(),
-            _ => self.history.push((clocks, self.committed.len())),
+            Some((shown, of, committed)) if *shown == clocks => (*of, *committed) = (lineage, count),
+            _ => self.history.push((clocks, lineage, count)),
         }
         self.check_barriers(nodes);
         if !self.clocks_are_wild {
@@ -148,7 +182,7 @@ impl Checker {
             let member = node.member();
             let counts = state.in_sync.contains(&member) || state.eligible.contains(&member);
             assert!(
-                !counts || self.holds_committed(&node.disk, node.disk.durable),
+                !counts || self.holds_committed(state.lineage, &node.disk, node.disk.durable),
                 "invariants 3 and 10: {} is in sync or eligible, and lacks a committed entry\n{:?}\n{:?}",
                 node.name,
                 self.committed,
@@ -156,12 +190,25 @@ impl Checker {
             );
             let Some(replica) = &node.replica else { continue };
             if !self.clocks_are_wild && replica.may_read(node.clock(now)).is_ok() {
+                let committed = self.committed_in(node.disk.lineage).len();
                 assert!(
-                    node.disk.applied >= self.committed.len(),
-                    "invariant 8: {} would serve a stale read: applied {}, committed {}",
+                    node.disk.applied >= committed,
+                    "invariant 8: {} would serve a stale read: applied {}, committed {committed}",
                     node.name,
                     node.disk.applied,
-                    self.committed.len()
+                );
+            }
+            // Contents that are shown are of the lineage that they are said to be of.
+            if let Some(lineage) = replica.lineage() {
+                let committed =
+                    self.committed_in(lineage).iter().zip(&node.disk.entries[..node.disk.applied]);
+                let mut differs = committed.filter(|((epoch, statement), entry)| {
+                    *epoch != entry.epoch || *statement != entry.statement
+                });
+                assert!(
+                    differs.next().is_none(),
+                    "{} shows what lineage {lineage} did not commit",
+                    node.name
                 );
             }
         }
@@ -172,8 +219,10 @@ impl Checker {
         let as_of = node.replica.as_ref().and_then(|replica| replica.fresh_as_of());
         let Some((as_of, _)) = as_of else { return };
         // At a time itself more may be committed after the replica asked: what counts is what was committed before.
-        let before = self.history.partition_point(|(clocks, _)| clocks[index] < as_of);
-        let committed = before.checked_sub(1).map_or(0, |index| self.history[index].1);
+        let before = self.history.partition_point(|(clocks, _, _)| clocks[index] < as_of);
+        let seen = before.checked_sub(1).map(|index| &self.history[index]);
+        let seen = seen.filter(|(_, lineage, _)| *lineage == node.disk.lineage);
+        let committed = seen.map_or(0, |(_, _, committed)| *committed);
         assert!(
             node.disk.applied >= committed,
             "invariant 15: {} says that it is fresh as of {as_of}, when {committed} were committed; it applied {}",
@@ -195,10 +244,10 @@ impl Checker {
         }
     }
 
-    fn holds_committed(&self, disk: &Disk, through: usize) -> bool {
-        through >= self.committed.len()
-            && self
-                .committed
+    fn holds_committed(&self, lineage: u64, disk: &Disk, through: usize) -> bool {
+        let committed = self.committed_in(lineage);
+        through >= committed.len()
+            && committed
                 .iter()
                 .zip(&disk.entries)
                 .all(|((epoch, statement), entry)| *epoch == entry.epoch && *statement == entry.statement)

@@ -30,6 +30,7 @@ pub(crate) struct Disk {
     pub(crate) durable: usize,
     pub(crate) applied: usize,
     epoch_seen: Epoch,
+    pub(crate) lineage: u64,
     /// So many of the first entries are in the store, and no longer in its log. What they were is kept here, to compare.
     pub(crate) released: usize,
 }
@@ -65,6 +66,7 @@ impl Disk {
             known_commit: Sequence(known_commit.max(self.applied as u64)),
             epochs,
             epoch_seen: self.epoch_seen,
+            lineage: self.lineage,
         }
     }
 }
@@ -328,6 +330,7 @@ impl Cluster {
         let node = &mut self.nodes[index];
         match effect {
             Effect::PersistEpoch(epoch) => node.disk.epoch_seen = epoch,
+            Effect::PersistLineage(lineage) => node.disk.lineage = lineage,
             Effect::Truncate { last_kept } => {
                 let kept = usize::try_from(last_kept.0).unwrap();
                 assert!(kept >= node.disk.applied, "an applied entry was cut");
@@ -398,9 +401,11 @@ impl Cluster {
             Effect::InstallSnapshot { last, apply_through } => {
                 let copy = node.fetched.take().unwrap();
                 assert_eq!(copy.position(copy.entries.len()), last, "the copy ends elsewhere");
+                let Disk { epoch_seen, lineage, applied: before, .. } = node.disk;
                 let applied = usize::try_from(apply_through.0).unwrap();
-                assert!(applied >= node.disk.applied, "what is applied never falls");
-                node.disk = Disk { epoch_seen: node.disk.epoch_seen, applied, ..copy };
+                let is_given_up = self.states.last().unwrap().state.lineage > lineage;
+                assert!(applied >= before || is_given_up, "what is applied never falls");
+                node.disk = Disk { epoch_seen, lineage, applied, ..copy };
                 node.apply_through = node.disk.applied;
                 self.checker.installed(&self.nodes[index], &self.states.last().unwrap().state);
             }
@@ -490,6 +495,16 @@ impl Cluster {
         self.trace.push(format!("state {}: {}", version.0, describe::state(&state)));
         self.states.push(ObservedState { version, state });
         WriteOutcome::Written(version)
+    }
+
+    /// An operator gives up what others hold, and goes on from what this node has.
+    pub(crate) fn recover(&mut self, index: usize) {
+        let ObservedState { version, state } = self.state().clone();
+        let nonce = Ulid(u128::MAX - u128::from(version.0.unsigned_abs()));
+        let state = state.recovered(self.nodes[index].member(), nonce);
+        let lineage = state.lineage;
+        self.write(version, state);
+        self.checker.recovered(lineage, &self.nodes[index].disk);
     }
 
     /// A node's watch shows one of the states.

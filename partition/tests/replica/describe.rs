@@ -24,7 +24,8 @@ fn members(list: &[Member]) -> String {
 pub(crate) fn state(state: &PartitionState) -> String {
     let leader = state.leader.map_or("none".to_owned(), member);
     let (in_sync, eligible) = (members(&state.in_sync), members(&state.eligible));
-    format!("epoch {} leader {leader} in_sync [{in_sync}] eligible [{eligible}]", state.epoch)
+    let lineage = if state.lineage == 0 { String::new() } else { format!(" lineage {}", state.lineage) };
+    format!("epoch {} leader {leader} in_sync [{in_sync}] eligible [{eligible}]{lineage}", state.epoch)
 }
 
 /// Node ids in the core's own texts.
@@ -53,7 +54,10 @@ fn run(entries: &LogEntries) -> String {
 pub(crate) fn message(message: &Message) -> String {
     let epoch = message.epoch();
     let body = match message {
-        Message::Heartbeat { sent_at, commit, .. } => format!("heartbeat at {} commit {commit}", sent_at.0),
+        Message::Heartbeat { sent_at, commit, lineage, .. } => {
+            let lineage = if *lineage == 0 { String::new() } else { format!(" lineage {lineage}") };
+            format!("heartbeat at {} commit {commit}{lineage}", sent_at.0)
+        }
         Message::Grant { sent_at, readiness: Readiness::Leaving, .. } => {
             format!("grant for {}, leaving", sent_at.0)
         }
@@ -67,6 +71,7 @@ pub(crate) fn message(message: &Message) -> String {
         }
         Message::Ack { sequence, .. } => format!("ack {sequence}"),
         Message::Mismatch { hint, .. } => format!("mismatch hint {}", position(*hint)),
+        Message::Rebuild { .. } => "rebuild".to_owned(),
         Message::Snapshot { attempt, last, .. } => format!("snapshot {attempt} through {}", position(*last)),
         Message::SnapshotFailed { attempt, failures, pause_ms, .. } => {
             format!("snapshot {attempt} failed, {failures} in a row, pause of {pause_ms} ms")
@@ -88,6 +93,7 @@ pub(crate) fn delivery(delivered: &Envelope) -> String {
 pub(crate) fn effect(name: char, effect: &Effect) -> String {
     let what = match effect {
         Effect::PersistEpoch(epoch) => format!("persist epoch {epoch}"),
+        Effect::PersistLineage(lineage) => format!("persist lineage {lineage}"),
         Effect::Truncate { last_kept } => format!("truncate after {last_kept}"),
         Effect::Append { entries, .. } => format!("write {}", run(entries)),
         Effect::Send { to, message: sent } => return format!("{name} -> {} {}", node(*to), message(sent)),

@@ -54,8 +54,12 @@ fn message(chance: &mut Chance, cluster: &Cluster, index: usize) -> Option<Messa
         which => known[which],
     };
     let sent_at = Timestamp(number(chance, cluster.nodes[index].clock(cluster.now).0));
-    Some(match chance.below(11) {
-        0 => Message::Heartbeat { epoch, sent_at, commit: sequence, echo: chance.below(u64::MAX) },
+    Some(match chance.below(12) {
+        0 => {
+            // Seldom another lineage, for the same reason.
+            let lineage = if chance.percent(3) { number(chance, 0) } else { 0 };
+            Message::Heartbeat { epoch, sent_at, commit: sequence, echo: chance.below(u64::MAX), lineage }
+        }
         1 => {
             let all = [Readiness::NotNow, Readiness::CanTakeOver, Readiness::Leaving];
             Message::Grant { epoch, sent_at, readiness: all[chance.index(3)], asked: chance.below(u64::MAX) }
@@ -70,6 +74,7 @@ fn message(chance: &mut Chance, cluster: &Cluster, index: usize) -> Option<Messa
             Message::SnapshotFailed { epoch, attempt, failures, pause_ms }
         }
         6 => Message::Release { epoch, sent_at },
+        8 => Message::Rebuild { epoch },
         _ => {
             let entries = entries(chance, epoch.0, position);
             Message::Append { epoch, previous: position, entries, commit: sequence }

@@ -23,6 +23,8 @@
 //! execute A                           what A asked for while on hold happens now, the answers are lost
 //! watch off A | watch on A            the watch of a node shows nothing new; then what is in force
 //! rollback N                          the coordination service forgets its last N states
+//! recover A                           an operator goes on from what A has, whatever is lost by that
+//! place BAC                           the controller puts the replicas in this order
 //! edit [uuid=N] [replicas=AB]         somebody else writes the state
 //! expect quarantine | expect nothing  what the checker should not object to
 //! ```
@@ -63,6 +65,7 @@ impl Filter {
             Message::Append { .. } => "append",
             Message::Ack { .. } => "ack",
             Message::Mismatch { .. } => "mismatch",
+            Message::Rebuild { .. } => "rebuild",
             Message::Snapshot { .. } => "snapshot",
             Message::SnapshotFailed { .. } => "failed",
             Message::Release { .. } => "release",
@@ -87,7 +90,8 @@ impl Runner for Script {
         let is_terse = command.name == "run";
         let mut output = run(cluster, command, &words)?;
         for line in &cluster.trace {
-            let tells = ["LEADS", "LOST", "NOT HANDED", "QUARANTINED", "INSTALL", "state "];
+            let tells =
+                ["LEADS", "LOST", "NOT HANDED", "QUARANTINED", "INSTALL", "persist lineage", "state "];
             if !is_terse || tells.iter().any(|word| line.contains(word)) && !line.contains("read the state") {
                 writeln!(output, "{line}")?;
             }
@@ -145,6 +149,7 @@ fn run(cluster: &mut Cluster, command: &Command, words: &[&str]) -> Output {
             cluster.settle_watches();
         }
         "edit" => edit(cluster, command)?,
+        "place" => place(cluster, first),
         "drained" => drained(cluster, words),
         "expect" => cluster.checker.quarantine_is_expected = first == "quarantine",
         name => {
@@ -229,6 +234,7 @@ fn on_node(cluster: &mut Cluster, index: usize, name: &str, words: &[&str], kept
         "restart" => cluster.start(index),
         "wipe" => cluster.wipe(index),
         "stop" => cluster.step(index, Event::Stop),
+        "recover" => cluster.recover(index),
         "release" => {
             let released = words.get(1).ok_or("how many?")?.parse()?;
             let disk = &mut cluster.nodes[index].disk;
@@ -341,6 +347,15 @@ fn queue(cluster: &mut Cluster, command: &Command) -> Output {
         _ => {}
     }
     Ok(taken.iter().map(|envelope| describe::envelope(envelope) + "\n").collect())
+}
+
+/// The controller puts the replicas in another order, and keeps the nonce.
+fn place(cluster: &mut Cluster, order: &str) {
+    let ObservedState { version, mut state } = cluster.state().clone();
+    let id = |name| cluster.nodes.iter().find(|node| node.name == name).map(|node| node.id());
+    state.replicas = order.chars().filter_map(id).collect();
+    cluster.write(version, state);
+    cluster.settle_watches();
 }
 
 fn edit(cluster: &mut Cluster, command: &Command) -> Result<(), Box<dyn Error>> {

@@ -169,8 +169,13 @@ fn a_fetch_that_fails_is_tried_again_after_a_pause_that_grows() {
 #[test]
 fn a_copy_that_contradicts_a_commit_quarantines() {
     let (mut cluster, leader) = returned();
-    let heartbeat =
-        Message::Heartbeat { epoch: Epoch(2), sent_at: Timestamp(1), commit: Sequence(0), echo: 0 };
+    let heartbeat = Message::Heartbeat {
+        epoch: Epoch(2),
+        sent_at: Timestamp(1),
+        commit: Sequence(0),
+        echo: 0,
+        lineage: 0,
+    };
     step(&mut cluster, Event::Received { from: leader, message: heartbeat });
     let number = fetch(&announce(&mut cluster, leader, 2, 1, at(2, 9)));
     let effects =

@@ -103,7 +103,8 @@ impl Walk {
             375..400 => self.duplicate(),
             400..412 => self.snapshot(index),
             412..417 => self.release(index),
-            417..437 => self.transfer(),
+            417..436 => self.transfer(),
+            436 => self.place(),
             437 => self.drain(),
             438 if !self.is_calm && self.chance.percent(30) => self.leave(index),
             439..447 => self.barrier_read(index),
@@ -121,7 +122,8 @@ impl Walk {
             965..973 => self.crash(index),
             973..990 => self.restart(index),
             990..994 => self.cluster.nodes[index].is_isolated = true,
-            994..998 => self.cluster.nodes[index].is_isolated = false,
+            994..997 => self.cluster.nodes[index].is_isolated = false,
+            997 if self.chance.percent(25) => self.recover(),
             998 => self.cluster.nodes[index].paused_until = self.cluster.now + self.chance.below(400),
             _ => self.wipe(index),
         }
@@ -229,6 +231,15 @@ impl Walk {
             .collect();
         let index = self.chance.index(self.cluster.nodes.len());
         self.cluster.step(index, Event::NodesDrained { nodes });
+    }
+
+    /// The controller puts the replicas in another order. It elects nobody, and keeps the nonce that it finds.
+    fn place(&mut self) {
+        let ObservedState { version, mut state } = self.cluster.state().clone();
+        let count = state.replicas.len();
+        let (one, other) = (self.chance.index(count), self.chance.index(count));
+        state.replicas.swap(one, other);
+        self.cluster.write(version, state);
     }
 
     fn leave(&mut self, index: usize) {
@@ -361,6 +372,29 @@ impl Walk {
         }
     }
 
+    /// An operator goes on from what one node has. Mostly because all that held everything is lost, and then from whoever has most;
+    /// but operators err, too.
+    fn recover(&mut self) {
+        if self.cluster.state().state.epoch.0 == 0 {
+            return;
+        }
+        let is_true = self.chance.percent(60);
+        for index in 0..self.cluster.nodes.len() {
+            if is_true && self.cluster.state().state.may_lead(self.cluster.nodes[index].member()) {
+                self.crash(index);
+                self.cluster.wipe(index);
+            }
+        }
+        let nodes = &self.cluster.nodes;
+        let reach = |index: &usize| {
+            let entries = &nodes[*index].disk.entries;
+            (entries.last().map_or(0, |entry| entry.epoch), entries.len())
+        };
+        let most = (0..nodes.len()).max_by_key(reach).unwrap_or(0);
+        let chosen = if self.chance.percent(50) { most } else { self.chance.index(nodes.len()) };
+        self.cluster.recover(chosen);
+    }
+
     /// Ends all faults: within ten seconds the cluster leads, follows, commits and is complete.
     fn mend(&mut self) {
         self.cluster.is_prompt = true;
@@ -414,7 +448,7 @@ impl Walk {
 
 /// What came of a walk: for comparing two of them.
 #[derive(Debug, PartialEq, Eq)]
-struct Outcome {
+pub(crate) struct Outcome {
     digest: u64,
     committed: usize,
     epochs: u64,
@@ -424,9 +458,11 @@ struct Outcome {
     installs: u64,
     /// Reads that were let past their barriers.
     barriers_passed: u64,
+    /// How often an operator recovered the partition.
+    lineage: u64,
 }
 
-fn walk(seed: u64) -> Outcome {
+pub(crate) fn walk(seed: u64) -> Outcome {
     let mut walk = Walk::new(seed);
     let mut digest = 0_u64;
     for _ in 0..STEPS {
@@ -447,6 +483,7 @@ fn walk(seed: u64) -> Outcome {
         epochs: walk.cluster.state().state.epoch.0,
         installs: walk.cluster.checker.installs,
         barriers_passed: walk.cluster.checker.barriers_passed,
+        lineage: walk.cluster.state().state.lineage,
         handovers: walk.cluster.states.windows(2).filter(is_handover).count(),
     }
 }
@@ -460,7 +497,8 @@ fn random_walks_keep_every_invariant() {
     let one = from_environment("PADDOCK_WALK_SEED");
     let walks = from_environment("PADDOCK_WALKS").unwrap_or(WALKS);
     let seeds = one.map_or(0..walks, |seed| seed..seed + 1);
-    let (mut committed, mut epochs, mut handovers, mut installs, mut barriers) = (0, 0, 0, 0, 0);
+    let (mut committed, mut epochs, mut handovers, mut installs, mut barriers, mut lineages) =
+        (0, 0, 0, 0, 0, 0);
     for seed in seeds {
         let result = std::panic::catch_unwind(|| walk(seed));
         let Ok(outcome) = result else { panic!("PADDOCK_WALK_SEED={seed} breaks an invariant, see above") };
@@ -469,10 +507,11 @@ fn random_walks_keep_every_invariant() {
         handovers += outcome.handovers;
         installs += outcome.installs;
         barriers += outcome.barriers_passed;
+        lineages += outcome.lineage;
     }
     println!(
         "{committed} entries, {epochs} epochs, {handovers} of them handed over, {installs} snapshots installed, {barriers} \
-         reads let past barriers"
+         reads let past barriers, {lineages} recoveries"
     );
     assert!(one.is_some() || committed as u64 > walks * 20, "the walks got too little done to say anything");
     assert!(one.is_some() || epochs > walks * 3, "the walks saw too few leaders to say anything");
@@ -480,6 +519,7 @@ fn random_walks_keep_every_invariant() {
     assert!(one.is_some() || enough, "the walks saw too few hand-overs to say anything: {handovers}");
     assert!(one.is_some() || barriers > walks, "the walks saw too few reads behind barriers: {barriers}");
     assert!(one.is_some() || installs > walks / 4, "the walks saw too few snapshots to say anything");
+    assert!(one.is_some() || lineages > walks / 10, "the walks saw too few recoveries to say anything");
 }
 
 #[test]

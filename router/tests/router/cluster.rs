@@ -171,7 +171,7 @@ impl Cluster {
     }
 }
 
-fn member(node: &FakeNode) -> Member {
+pub(crate) fn member(node: &FakeNode) -> Member {
     Member { node: node.id, generation: Generation(1) }
 }
 

@@ -105,8 +105,13 @@ impl FakeNode {
 
     /// What it says of its replica of a partition from now on.
     pub(crate) fn report(&self, partition_id: u32, role: ReplicaRole, record_count: u64) {
-        let replica =
-            Replica { role: role.into(), record_count, node_id: self.id.to_string(), ..Replica::default() };
+        let replica = Replica { role: role.into(), record_count, generation: 1, ..Replica::default() };
+        self.report_replica(partition_id, replica);
+    }
+
+    /// The same, with all that there is to say.
+    pub(crate) fn report_replica(&self, partition_id: u32, replica: Replica) {
+        let replica = Replica { node_id: self.id.to_string(), ..replica };
         let mut replicas = self.inner.replicas.lock();
         replicas.retain(|known| known.partition_id != partition_id);
         replicas.push(NodeReplica { partition_id, replica: Some(replica) });

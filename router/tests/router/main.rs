@@ -15,4 +15,5 @@ mod fake;
 mod faults;
 mod leadership;
 mod placement;
+mod recovery;
 mod routing;
