@@ -18,7 +18,7 @@ const TRIES_LEASES: u64 = 6;
 /// An attempt waits for so many leases for its answer.
 const ATTEMPT_LEASES: u64 = 2;
 /// Of so many reads one waits behind a barrier.
-const BARRIER_EVERY: u64 = 4;
+const BARRIER_EVERY: u64 = 16;
 /// What clients' clocks showed in the beginning, in milliseconds: about what those of machines did.
 const CLOCK_MS: u64 = 50_000;
 
