@@ -33,6 +33,7 @@ test: setup ## Install what is missing, then run every test, a small acceptance 
 	scripts/once.py --paddock target/debug/paddock --kills 4
 	scripts/failover.py --paddock target/debug/paddock --kills 2 --hangs 1
 	scripts/chaos.py --paddock target/debug/paddock --seconds 60 --network auto --zookeepers 3
+	scripts/damage.py --paddock target/debug/paddock
 
 .PHONY: verify
 verify: ## Check format, lints, docs and .proto files; changes no source

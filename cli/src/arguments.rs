@@ -273,6 +273,41 @@ pub(crate) struct Partition {
         default_value_t = paddock_partition::snapshot::RESERVE_BYTES >> 20
     )]
     pub(crate) snapshot_reserve_mib: u64,
+    /// How many MiB of its own files to read again and verify in a second at most; 0: none
+    #[arg(
+        long,
+        env = "PADDOCK_SCRUB_MIB_PER_SECOND",
+        value_name = "MIB",
+        default_value_t = paddock_partition::scrub::BYTES_PER_SECOND >> 20
+    )]
+    pub(crate) scrub_mib_per_second: u64,
+    /// How often every file is read again and verified, if that rate allows it
+    #[arg(
+        long,
+        env = "PADDOCK_SCRUB_EVERY_SECONDS",
+        value_name = "N",
+        default_value_t = paddock_partition::scrub::EVERY.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub(crate) scrub_every_seconds: u64,
+    /// After a write or an fsync that took longer than this, a leader hands over
+    #[arg(
+        long,
+        env = "PADDOCK_DISK_STALL_MS",
+        value_name = "N",
+        default_value_t = 500,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub(crate) disk_stall_ms: u64,
+    /// When a write or an fsync takes longer than this, the process ends
+    #[arg(
+        long,
+        env = "PADDOCK_DISK_ABORT_SECONDS",
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub(crate) disk_abort_seconds: u64,
     #[command(flatten)]
     pub(crate) log: LogFlags,
 }

@@ -79,6 +79,17 @@ struct Replica {
     generation: u64,
     last_epoch: u64,
     lineage: u64,
+    scrub: Option<Scrub>,
+}
+
+#[derive(Serialize)]
+struct Scrub {
+    completed_at_ms: u64,
+    completed_bytes: u64,
+    running: bool,
+    running_bytes: u64,
+    damaged_files: u64,
+    last_damage: String,
 }
 
 #[derive(Serialize)]
@@ -327,7 +338,22 @@ impl From<messages::Replica> for Replica {
             generation: wire.generation,
             last_epoch: wire.last_epoch,
             lineage: wire.lineage,
+            scrub: wire.scrub.map(Scrub::from),
         }
+    }
+}
+
+impl From<messages::Scrub> for Scrub {
+    fn from(wire: messages::Scrub) -> Self {
+        let messages::Scrub {
+            completed_at_ms,
+            completed_bytes,
+            running,
+            running_bytes,
+            damaged_files,
+            last_damage,
+        } = wire;
+        Scrub { completed_at_ms, completed_bytes, running, running_bytes, damaged_files, last_damage }
     }
 }
 

@@ -34,10 +34,13 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::report(&anyhow::Error::new(error).context("no runtime for async work")),
     };
-    match runtime.block_on(run(arguments)) {
+    let code = match runtime.block_on(run(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error),
-    }
+    };
+    // What is still under way was given up, and may never end: a disk may stand still.
+    runtime.shutdown_background();
+    code
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {

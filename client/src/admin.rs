@@ -12,8 +12,8 @@ use crate::types::Record;
 pub mod messages {
     pub use paddock_proto::admin::v1::{
         ChangeReplicasResponse, GetClusterResponse, LocateKeyResponse, Node, Partition,
-        RecoverPartitionResponse, RecoverySource, Replica, ReplicaRole, Router, SlotRange, SnapshotTransfer,
-        TransferLeadershipResponse,
+        RecoverPartitionResponse, RecoverySource, Replica, ReplicaRole, Router, Scrub, SlotRange,
+        SnapshotTransfer, TransferLeadershipResponse,
     };
 }
 

@@ -52,7 +52,9 @@ struct Readme;
 
 pub use engine::{Index, Lookup};
 pub use filter::{Filter, FilterBuilder, FilterError};
-pub use hash::{CheckpointError, Full, HashFunction, HashIndex, HashReader, InsertError, xxh3};
+pub use hash::{
+    CheckpointError, CheckpointVerifier, Full, HashFunction, HashIndex, HashReader, InsertError, xxh3,
+};
 pub use locator::{LocatorError, PackedLocator};
 pub use tail::{OrderedTail, TailCursor, TailEntry, TailEntryRef, TailKeys, TailLayers};
 

@@ -4,6 +4,8 @@ use paddock_coordination::{Epoch, Generation};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::replica::Fault;
+
 /// The durable facts of one replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
@@ -22,6 +24,9 @@ pub struct Facts {
     /// Since when the store tells users' keys from its own: see [`keys`](crate::keys). 0: not yet.
     #[serde(default)]
     pub key_format: u32,
+    /// Why this data is not to be relied on, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
 }
 
 /// What [`Facts::key_format`] is in a store that tells users' keys from its own.
@@ -36,8 +41,15 @@ impl Facts {
     /// life's, but for one chance in 2^63.
     #[must_use]
     pub fn new(partition_uuid: Ulid, life: u64, random: u128) -> Self {
-        let generation = generation(random);
-        Facts { partition_uuid, generation, epoch_seen: Epoch(0), life, lineage: 0, key_format: KEY_FORMAT }
+        Facts {
+            partition_uuid,
+            generation: generation(random),
+            epoch_seen: Epoch(0),
+            life,
+            lineage: 0,
+            key_format: KEY_FORMAT,
+            fault: None,
+        }
     }
 
     /// Begins a new generation, in another life of the node's data directory: what is here is data, and no claim.

@@ -5,6 +5,7 @@ pub mod anywhere;
 mod departed;
 mod lanes;
 mod leaving;
+mod repair;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,10 +21,10 @@ use paddock_coordination::{
     ClusterId, ClusterRecord, Coordinator, Epoch, Member, NodeId, PartitionId, PartitionState, Version, Watch,
 };
 use paddock_proto::limits::MESSAGE_BYTES_MAX;
-use paddock_storage::{Options, Reader};
+use paddock_storage::{Damage, Options, Reader, Scrubber};
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -31,6 +32,7 @@ use ulid::Ulid;
 
 use self::lanes::{Lanes, Want};
 use crate::assignment::{Addresses, addresses};
+use crate::clock;
 use crate::inbox::{Delivery, Inbox};
 use crate::metrics::{Metrics, ReplicaMetrics};
 use crate::node::NodeDirectory;
@@ -39,8 +41,10 @@ use crate::peer::PeerNetwork;
 use crate::replica::config::WINDOW_BYTES_MAX;
 use crate::replica::{Event, Message, ObservedState};
 use crate::reply::{Reply, ReplySender};
+use crate::scrub::{ScrubCell, ScrubOptions, ScrubStatus, Scrubbing, Subject};
 use crate::snapshot::{CatchUp, CatchUpNode, CatchUpOptions, Outgoing};
 use crate::status::{ReplicaStatus, StatusCell};
+use crate::watchdog::{DiskWatch, StallLimits};
 
 /// The most bytes of operations under way in one replica.
 const OPERATIONS_BYTES_MAX: usize = 64 << 20;
@@ -53,6 +57,10 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 const PLACEMENT_RETRY: Duration = Duration::from_secs(1);
 /// How long a graceful stop waits for operations under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often disks are looked at.
+const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(10);
+const WATCH_INTERVAL_MAX: Duration = Duration::from_millis(500);
 
 /// Why a node must stop.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +100,17 @@ pub enum FatalError {
         /// The partition.
         partition: PartitionId,
     },
+    /// A write or an fsync does not come back.
+    #[error(
+        "partition {partition}: its disk has stood still for {seconds} s: a process that waits for it would be taken for alive \
+         (--disk-abort-seconds)"
+    )]
+    DiskStalled {
+        /// The partition.
+        partition: PartitionId,
+        /// For how long.
+        seconds: u64,
+    },
     /// The system gave no thread.
     #[error("partition {partition}: no thread for its replica: {source}")]
     Thread {
@@ -102,6 +121,16 @@ pub enum FatalError {
     },
 }
 
+impl FatalError {
+    /// The damage to a replica's store that it tells of: no reason to stop the node.
+    fn damage(&self) -> Option<Damage> {
+        match self {
+            FatalError::Store { source, .. } => Damage::of(source),
+            _ => None,
+        }
+    }
+}
+
 /// One replica of this node.
 struct Hosted {
     uuid: Ulid,
@@ -109,6 +138,9 @@ struct Hosted {
     budget: Arc<Budget>,
     messages_budget: Arc<Budget>,
     reader: Arc<ArcSwap<Reader>>,
+    scrubber: Arc<ArcSwap<Scrubber>>,
+    scrub: Arc<ScrubCell>,
+    watch: Arc<DiskWatch>,
     outgoing: Arc<Outgoing>,
     /// What it has under way on its disk beside its owner loop.
     tasks: TaskTracker,
@@ -122,6 +154,8 @@ struct Hosted {
     /// The drained nodes that it was told of last.
     told_drained: Mutex<BTreeSet<NodeId>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// How its owner loop ended, if that was because of its store.
+    ended: Arc<Mutex<Option<repair::Repair>>>,
 }
 
 impl Hosted {
@@ -172,6 +206,21 @@ pub struct Host {
     draining: CancellationToken,
     stopping: CancellationToken,
     connected: AtomicBool,
+    /// Replicas that cannot run, since their stores are damaged.
+    broken: Mutex<BTreeMap<PartitionId, repair::Broken>>,
+    /// Rung when a replica's thread has ended because of its store.
+    repairs: Arc<Notify>,
+    scrubbing: Scrubbing,
+    stalls: StallLimits,
+}
+
+/// How a node treats what it keeps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CareOptions {
+    /// How it verifies its files.
+    pub scrub: ScrubOptions,
+    /// How long its disk may take.
+    pub stalls: StallLimits,
 }
 
 impl Host {
@@ -181,6 +230,7 @@ impl Host {
         cluster: ClusterRecord,
         storage: Options,
         catch_up: &CatchUpOptions,
+        care: CareOptions,
         coordinator: Arc<dyn Coordinator>,
         fatal: mpsc::UnboundedSender<FatalError>,
     ) -> Arc<Self> {
@@ -196,6 +246,7 @@ impl Host {
             stopping: stopping.clone(),
         };
         let catch_up = CatchUp::new(node, catch_up, metrics.foreground(), metrics.snapshots());
+        let scrubbing = Scrubbing::new(care.scrub, metrics.foreground(), metrics.scrub());
         Arc::new(Host {
             directory: Arc::new(directory),
             cluster,
@@ -215,6 +266,10 @@ impl Host {
             draining: CancellationToken::new(),
             stopping,
             connected: false.into(),
+            broken: Mutex::default(),
+            repairs: Arc::default(),
+            scrubbing,
+            stalls: care.stalls,
         })
     }
 
@@ -275,7 +330,64 @@ impl Host {
     /// What each replica says of itself.
     #[must_use]
     pub fn statuses(&self) -> Vec<Arc<ReplicaStatus>> {
-        self.replicas.load().values().map(|hosted| hosted.status.load()).collect()
+        let running = self.replicas.load();
+        let broken = self.broken_statuses();
+        running.values().map(|hosted| hosted.status.load()).chain(broken).collect()
+    }
+
+    /// Verifies the files of this node's replicas, until the node stops.
+    pub async fn scrub(self: Arc<Self>) {
+        let stopping = self.stopping();
+        let subjects = || {
+            let replicas = self.replicas.load();
+            let subject = |(partition, hosted): (&PartitionId, &Arc<Hosted>)| Subject {
+                partition: *partition,
+                scrubber: hosted.scrubber.load_full(),
+                cell: Arc::clone(&hosted.scrub),
+            };
+            replicas.iter().map(subject).collect()
+        };
+        tokio::select! {
+            () = self.scrubbing.run(subjects) => {}
+            () = stopping.cancelled() => {}
+        }
+    }
+
+    /// Watches the disks of this node's replicas, until the node stops: one that stands still for too long is fatal.
+    pub async fn watch_disks(self: Arc<Self>) {
+        let stopping = self.stopping();
+        let abort_after_ms = milliseconds(self.stalls.abort_after);
+        let interval = (self.stalls.abort_after / 20).clamp(WATCH_INTERVAL_MIN, WATCH_INTERVAL_MAX);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                () = stopping.cancelled() => return,
+            }
+            let now = clock::now();
+            for (partition, hosted) in self.replicas.load().iter() {
+                if let Some(busy_ms) = hosted.watch.busy_ms(now).filter(|busy_ms| *busy_ms >= abort_after_ms)
+                {
+                    let (partition, seconds) = (*partition, busy_ms / 1_000);
+                    let _ = self.fatal.send(FatalError::DiskStalled { partition, seconds });
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Has the files of a partition's replica verified now. False: there is none here.
+    pub fn scrub_now(&self, partition: PartitionId) -> bool {
+        let is_here = self.replicas.load().contains_key(&partition);
+        if is_here {
+            self.scrubbing.ask(partition);
+        }
+        is_here
+    }
+
+    /// How verifying its files stands, of each replica.
+    #[must_use]
+    pub fn scrubs(&self) -> BTreeMap<PartitionId, ScrubStatus> {
+        self.replicas.load().iter().map(|(partition, hosted)| (*partition, hosted.scrub.status())).collect()
     }
 
     /// Bytes of answers that wait for the streams of this node to take them.
@@ -359,7 +471,8 @@ impl Host {
                 }
             };
             tokio::select! {
-                () = tokio::time::sleep(PLACEMENT_RETRY), if !is_done => {}
+                () = tokio::time::sleep(PLACEMENT_RETRY), if !is_done || self.has_broken() => {}
+                () = self.repairs.notified() => {}
                 changed = tree.changed() => if changed.is_err() { return },
                 () = self.stopping.cancelled() => return,
             }
@@ -438,6 +551,10 @@ impl Host {
         }
         self.stopping.cancel();
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether a partition counts on a node: it is to have a replica, or the leader's writes still wait for the one that it has.

@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::replica::RoleName;
+use crate::scrub::ScrubMetrics;
 use crate::snapshot::Foreground;
 use crate::status::ReplicaStatus;
 
@@ -79,6 +80,10 @@ pub struct Metrics {
     departed: Gauge,
     snapshots: SnapshotMetrics,
     fetch_failures: Family<PartitionLabel, Gauge>,
+    scrub: ScrubMetrics,
+    damaged: Family<PartitionLabel, Counter>,
+    set_aside: Family<PartitionLabel, Counter>,
+    stalled: Family<PartitionLabel, Counter>,
     foreground: Arc<Foreground>,
 }
 
@@ -109,6 +114,10 @@ impl Default for Metrics {
             departed: Gauge::default(),
             snapshots: SnapshotMetrics::default(),
             fetch_failures: Family::default(),
+            scrub: ScrubMetrics::default(),
+            damaged: Family::default(),
+            set_aside: Family::default(),
+            stalled: Family::default(),
             foreground: Arc::default(),
         };
         metrics.register();
@@ -166,6 +175,17 @@ impl Metrics {
         registry.register("snapshot_transfers_failed", broken, failures.clone());
         let in_vain = "How often in a row this replica could not fetch the snapshot that it needs";
         registry.register("snapshot_fetch_failures", in_vain, self.fetch_failures.clone());
+        let ScrubMetrics { bytes, rounds } = &self.scrub;
+        let verified = "Bytes of files that were read again and verified";
+        registry.register_with_unit("scrub_verified", verified, Unit::Bytes, bytes.clone());
+        let complete = "Times that all files of a replica were verified";
+        registry.register("scrub_rounds", complete, rounds.clone());
+        let damaged = "Times that this replica's store was found to be damaged";
+        registry.register("stores_damaged", damaged, self.damaged.clone());
+        let stalled = "Writes and fsyncs that took longer than a disk may";
+        registry.register("disk_stalls", stalled, self.stalled.clone());
+        let aside = "Times that this replica's store was set aside, and it began anew";
+        registry.register("stores_set_aside", aside, self.set_aside.clone());
         let staleness = "How old what reads at this replica see may be; absent where it does not know";
         registry.register("staleness_milliseconds", staleness, self.staleness.clone());
         let anywhere = "Reads of other than strong consistency that this replica answered at once";
@@ -195,6 +215,17 @@ impl Metrics {
         self.snapshots.clone()
     }
 
+    /// What is counted of verifying files.
+    #[must_use]
+    pub fn scrub(&self) -> ScrubMetrics {
+        self.scrub.clone()
+    }
+
+    /// A replica's store was set aside.
+    pub fn set_aside(&self, partition: u32) {
+        self.set_aside.get_or_create(&PartitionLabel { partition }).inc();
+    }
+
     /// How long fsyncs take here.
     #[must_use]
     pub fn foreground(&self) -> Arc<Foreground> {
@@ -212,6 +243,8 @@ impl Metrics {
             transfers: self.transfers.get_or_create(&label).clone(),
             transfers_failed: self.transfers_failed.get_or_create(&label).clone(),
             syncs: self.syncs.get_or_create(&label).clone(),
+            damaged: self.damaged.get_or_create(&label).clone(),
+            stalled: self.stalled.get_or_create(&label).clone(),
             replayed: self.replayed.get_or_create(&label).clone(),
             refused_ids: self.refused_ids.get_or_create(&label).clone(),
             foreground: self.foreground(),
@@ -266,6 +299,8 @@ pub struct ReplicaMetrics {
     transfers: Histogram,
     transfers_failed: Counter,
     syncs: Histogram,
+    damaged: Counter,
+    stalled: Counter,
     replayed: Counter,
     refused_ids: Counter,
     foreground: Arc<Foreground>,
@@ -283,6 +318,16 @@ impl ReplicaMetrics {
     /// The replica became leader.
     pub fn elected(&self) {
         self.elections.inc();
+    }
+
+    /// The store was found to be damaged.
+    pub fn damaged(&self) {
+        self.damaged.inc();
+    }
+
+    /// A write or an fsync took longer than it may.
+    pub fn stalled(&self) {
+        self.stalled.inc();
     }
 
     /// A write was answered with its first result.

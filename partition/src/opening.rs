@@ -104,6 +104,9 @@ pub fn open_store(identity: &Identity, place: &Path, options: Options) -> Result
             "of an older copy of the node's data: a new generation, which counts for nothing until it is filled up");
         store.set_metadata(&facts.encode()).map_err(store_error)?;
     }
+    if let Some(fault) = &facts.fault {
+        error!(%partition, path = %path.display(), ?fault, "this store is not to be relied on, as was found before");
+    }
     let retries = Retries::load(&store).map_err(store_error)?;
     Ok(Opened { store, facts, retries })
 }
@@ -140,8 +143,8 @@ impl OwnerLoop {
             lease_ms: identity.lease_ms,
             nonce_seed: identity.random,
         };
-        let lineage = facts.lineage;
-        let state = DurableState { lineage, ..durable_state(&store, facts.epoch_seen) };
+        let (lineage, fault) = (facts.lineage, facts.fault.clone());
+        let state = DurableState { lineage, fault, ..durable_state(&store, facts.epoch_seen) };
         let replica = Replica::new(config, state, clock.now());
         OwnerLoop {
             partition: identity.partition,
@@ -149,6 +152,7 @@ impl OwnerLoop {
             retries,
             reader: store.reader(),
             shared_reader: Arc::new(ArcSwap::from_pointee(store.reader())),
+            shared_scrubber: Arc::new(ArcSwap::from_pointee(store.scrubber())),
             replica,
             store,
             facts,
@@ -158,6 +162,8 @@ impl OwnerLoop {
             configuration,
             metrics,
             clock,
+            watch: Arc::default(),
+            stalled_after_ms: u64::MAX,
             round: Round::default(),
         }
     }

@@ -21,6 +21,7 @@
 //! refused is refused beforehand; what the protocol itself has to write (an epoch, a cut) waits until there is room,
 //! and meanwhile this replica is silent, as if its disk had stalled: the others go on without it.
 
+mod damage;
 mod handover;
 mod reads;
 mod room;
@@ -33,7 +34,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use paddock_coordination::PartitionId;
 use paddock_proto::limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX, VALUE_BYTES_MAX};
-use paddock_storage::{APPEND_OVERHEAD_BYTES, Need, Reader, ReplicatedStore, Sequence};
+use paddock_storage::{APPEND_OVERHEAD_BYTES, Need, Reader, ReplicatedStore, Scrubber, Sequence};
 use tracing::{error, info, warn};
 
 use crate::admission::{Admission, Overlay, Room, Verdict};
@@ -51,6 +52,7 @@ use crate::snapshot::{Courier, Order};
 use crate::status::StatusCell;
 use crate::transfer::Transfer;
 use crate::waiting::{Waiting, WaitingRead};
+use crate::watchdog::DiskWatch;
 
 /// The most deliveries of one round.
 const ROUND_DELIVERIES_MAX: usize = 1_024;
@@ -80,6 +82,8 @@ pub struct OwnerLoop {
     pub reader: Reader,
     /// The same for others, replaced with the store.
     pub shared_reader: Arc<ArcSwap<Reader>>,
+    /// What verifies the store in the background, replaced with the store.
+    pub shared_scrubber: Arc<ArcSwap<Scrubber>>,
     /// What the store keeps for the core.
     pub facts: Facts,
     /// What arrives.
@@ -98,6 +102,10 @@ pub struct OwnerLoop {
     pub metrics: Arc<ReplicaMetrics>,
     /// What tells it the time.
     pub clock: Clock,
+    /// What it is doing at its disk.
+    pub watch: Arc<DiskWatch>,
+    /// After a write or an fsync that took longer, it hands over.
+    pub stalled_after_ms: u64,
     /// The rest.
     pub round: Round,
 }
@@ -125,6 +133,19 @@ pub struct Round {
     congestion_noticed: Option<Timestamp>,
     transfer: Option<Transfer>,
     expired_at: Timestamp,
+    /// The core was told of the store's damage.
+    damage_told: bool,
+    /// The core has given the store up.
+    abandoned: bool,
+}
+
+/// How an owner loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// Its store is given up: it is to be set aside, and the replica to begin anew with an empty one.
+    Abandoned,
 }
 
 impl OwnerLoop {
@@ -132,10 +153,19 @@ impl OwnerLoop {
     ///
     /// # Errors
     /// The store's: it can no longer be trusted, and nothing more was acknowledged.
-    pub fn run(mut self) -> Result<(), paddock_storage::Error> {
+    pub fn run(mut self) -> Result<Ended, paddock_storage::Error> {
         self.publish();
         while self.run_round(self.outlet.receive(self.wait()))? {}
-        self.stop()
+        if self.has_abandoned_its_store() {
+            return Ok(Ended::Abandoned);
+        }
+        self.stop().map(|()| Ended::Stopped)
+    }
+
+    /// Whether the store is given up: then nothing more is to be done with this replica.
+    #[must_use]
+    pub fn has_abandoned_its_store(&self) -> bool {
+        self.round.abandoned
     }
 
     /// Ends in an orderly way, after the last round.
@@ -165,6 +195,8 @@ impl OwnerLoop {
         if std::mem::take(&mut self.round.disk_is_full) {
             self.step(Event::DiskFull)?;
         }
+        self.tell_damage()?;
+        self.tell_stall()?;
         self.stand();
         self.drain(first)?;
         if self.clock.now() >= self.replica.next_deadline() {
@@ -173,7 +205,8 @@ impl OwnerLoop {
         self.admit()?;
         self.peers.flush();
         if std::mem::take(&mut self.round.unsynced) {
-            let through = self.metrics.time_sync(|| self.store.sync())?;
+            let Self { watch, clock, store, metrics, .. } = self;
+            let through = watch.during(clock, || metrics.time_sync(|| store.sync()))?;
             self.round.unmarked_since = Some(self.clock.now());
             self.step(Event::Durable { through })?;
         }
@@ -183,7 +216,7 @@ impl OwnerLoop {
         self.serve_sessions();
         self.expire();
         self.flush();
-        Ok(!control.stop)
+        Ok(!control.stop && !self.round.abandoned)
     }
 
     /// Once nobody has written for a while, the store notes that its log is durable: so that later damage to its last
@@ -192,7 +225,8 @@ impl OwnerLoop {
         let due = |since: Timestamp| self.clock.now().0 >= since.0 + MARK_IDLE_AFTER_MS;
         if self.round.unmarked_since.is_some_and(due) {
             self.round.unmarked_since = None;
-            self.store.mark_durable()?;
+            let Self { watch, clock, store, .. } = self;
+            watch.during(clock, || store.mark_durable())?;
         }
         Ok(())
     }
@@ -316,6 +350,10 @@ impl OwnerLoop {
                     Err(paddock_storage::Error::Reclaimed { .. }) => {
                         return Ok(Some(Event::LogReleased { to }));
                     }
+                    // The store has noted it, and the core is told. Nothing can be sent from there on.
+                    Err(paddock_storage::Error::Corrupt { .. }) => {
+                        return Ok(Some(Event::LogSent { to, through: previous.sequence }));
+                    }
                     read => read?,
                 };
                 let through = entries.last().map_or(previous.sequence, |run| run.last());
@@ -358,6 +396,8 @@ impl OwnerLoop {
             Effect::InstallSnapshot { last, apply_through } => self.install_snapshot(last, apply_through)?,
             Effect::DiscardSnapshot => self.courier.discard(),
             Effect::TransferFailed { why, nobody_stays } => self.transfer_failed(why, nobody_stays),
+            Effect::PersistFault(fault) => self.persist_fault(fault)?,
+            Effect::AbandonStore => self.abandon_store(),
             Effect::Quarantined { reason } => {
                 error!(partition = %self.partition, %reason, "this replica takes no part any more");
             }

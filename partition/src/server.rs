@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::clock;
 use crate::controller::{Controller, ControllerOptions};
-use crate::host::{FatalError, Host};
+use crate::host::{CareOptions, FatalError, Host};
 use crate::http::{self, HostCell};
 use crate::node::{NodeDirectory, NodeError, OldCopy};
 use crate::service::exchange::Exchange;
@@ -69,6 +69,8 @@ pub struct ServerConfig {
     pub remove_departed_after: Option<Duration>,
     /// How much log its replicas keep, and how fast snapshots go.
     pub catch_up: CatchUpOptions,
+    /// How it treats what it keeps: verifies its files, and watches its disk.
+    pub care: CareOptions,
 }
 
 /// Why a partition server did not start.
@@ -151,8 +153,9 @@ impl PartitionServer {
         }
         register_node(&*coordinator, &mut directory, &advertise_address).await?;
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
-        let (storage, catch_up) = (config.storage, &config.catch_up);
-        let host = Host::new(directory, cluster, storage, catch_up, Arc::clone(&coordinator), fatal_sender);
+        let (storage, catch_up, care) = (config.storage, &config.catch_up, config.care);
+        let coordination = Arc::clone(&coordinator);
+        let host = Host::new(directory, cluster, storage, catch_up, care, coordination, fatal_sender);
         let _ = cell.set(Arc::clone(&host));
         servers.push(serve_grpc(grpc, &host).await?);
         tokio::spawn(forward_stop(Arc::clone(&host), stopping));
@@ -166,6 +169,8 @@ impl PartitionServer {
         if let Some(grace) = config.remove_departed_after {
             tokio::spawn(Arc::clone(&host).remove_departed(grace));
         }
+        tokio::spawn(Arc::clone(&host).scrub());
+        tokio::spawn(Arc::clone(&host).watch_disks());
         info!(node = %host.node(), %grpc_address, cluster = %config.cluster_name, "serving");
         Ok(PartitionServer { host, grpc_address, http_address, fatal, servers, following, live })
     }

@@ -1,7 +1,7 @@
 //! What is wrong with the cluster, in words.
 
 use paddock_coordination::{NodeId, PartitionId, PartitionState};
-use paddock_proto::admin::v1::ReplicaRole;
+use paddock_proto::admin::v1::{Replica, ReplicaRole};
 
 use crate::admin::Reports;
 use crate::map::View;
@@ -52,8 +52,11 @@ pub(crate) fn reported(view: &View, reports: &Reports) -> Vec<String> {
             let report = reports.get(&(*node, *id));
             if let Some(problem) = report.map(|report| &report.problem).filter(|problem| !problem.is_empty())
             {
-                problems
-                    .push(format!("partition {id}: the replica on node {node} does not serve: {problem}"));
+                let state = match report.map(Replica::role) {
+                    Some(ReplicaRole::Leader) => "leads",
+                    _ => "does not serve",
+                };
+                problems.push(format!("partition {id}: the replica on node {node} {state}: {problem}"));
             } else if leader == Some(*node)
                 && report.is_none_or(|report| report.role() != ReplicaRole::Leader)
             {

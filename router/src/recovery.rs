@@ -44,12 +44,12 @@ fn standing(view: &View, id: PartitionId, member: Member, reports: &Reports) -> 
     }
     match reports.get(&(node, id)) {
         None => Standing::Perhaps(format!("node {node} is registered as live, and does not say what it has")),
-        Some(replica) if replica.generation != member.generation.0 => Standing::Never(format!(
-            "node {node} has other data than those that counted: its disk was lost, or an older copy came back"
-        )),
         Some(replica) if replica.role() == ReplicaRole::Quarantined => {
             Standing::Never(format!("node {node} takes no part: {}", replica.problem))
         }
+        Some(replica) if replica.generation != member.generation.0 => Standing::Never(format!(
+            "node {node} has other data than those that counted: its disk was lost, or an older copy came back"
+        )),
         Some(_) => {
             Standing::Perhaps(format!("node {node} is live, and holds everything that was acknowledged"))
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use paddock_index::{TailEntry, TailLayers};
 
 use crate::contents::take_put;
+use crate::damage::FirstDamage;
 use crate::error::{Error, Result};
 use crate::file_table::FileTable;
 use crate::position::Sequence;
@@ -23,6 +24,7 @@ pub(crate) struct Capture {
     pub(crate) layers: TailLayers,
     pub(crate) view: Arc<View>,
     pub(crate) files: Arc<FileTable>,
+    pub(crate) damage: FirstDamage,
 }
 
 impl fmt::Debug for Capture {
@@ -35,11 +37,11 @@ impl Capture {
     /// What `take` makes of a key's newest row, asked of the parts from the newest to the oldest.
     pub(crate) fn read<T>(&self, key: &[u8], take: impl FnOnce(&StoredRow<'_>) -> T) -> Result<Option<T>> {
         let tail = self.layers.newest(key, self.at.0).or_else(|| self.view.find_in_tails(key, self.at));
-        match tail {
+        self.damage.note(match tail {
             Some(entry) if entry.tombstone => Ok(None),
             Some(entry) => self.read_entry(key, &entry, take).map(Some),
-            None => Ok(self.view.find_in_runs(key)?.and_then(|found| take_put(&found, take))),
-        }
+            None => self.view.find_in_runs(key).map(|found| take_put(&found?, take)),
+        })
     }
 
     /// Reads the row that an entry of a tail points at.

@@ -387,6 +387,7 @@ impl Shared {
     /// Notes how a step went. What failed before it changed anything is tried again, for a while; a merge that met damage is
     /// not, and nothing else is hindered by it. After anything else nobody knows.
     fn note<T>(&self, worker: &Worker, outcome: Result<T>) -> Result<T> {
+        let outcome = self.site.contents.damage().note(outcome);
         let flow = &self.site.flow;
         match &outcome {
             Ok(_) => {

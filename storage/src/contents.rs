@@ -24,6 +24,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::capture::Capture;
 use crate::compaction::pace::Foreground;
+use crate::damage::FirstDamage;
 use crate::error::Result;
 use crate::file_table::{FileEntry, Files, Handle, is_tombstone};
 use crate::position::Sequence;
@@ -55,6 +56,7 @@ pub(crate) struct Contents {
     live_bytes: AtomicU64,
     /// What the store's callers do, for compaction to yield to.
     foreground: Foreground,
+    damage: FirstDamage,
     /// The runs that the newest checkpoint of the index covers.
     checkpointed: Mutex<HashSet<u32>>,
 }
@@ -167,8 +169,14 @@ impl Contents {
             records: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
             foreground: Foreground::default(),
+            damage: FirstDamage::default(),
             checkpointed: Mutex::default(),
         }
+    }
+
+    /// What anybody came upon that is not as it was written.
+    pub(crate) fn damage(&self) -> &FirstDamage {
+        &self.damage
     }
 
     /// The last entry that readers see.
@@ -268,13 +276,19 @@ impl Contents {
             layers: parts.tail.layers(),
             view: parts.view.clone(),
             files: self.files.load_full(),
+            damage: self.damage.clone(),
         };
         (capture, parts.records)
     }
 
     /// What `take` makes of a key's newest row; `None` when it has none or is deleted.
-    pub(crate) fn read<T>(&self, key: &[u8], mut take: impl FnMut(&StoredRow<'_>) -> T) -> Result<Option<T>> {
+    pub(crate) fn read<T>(&self, key: &[u8], take: impl FnMut(&StoredRow<'_>) -> T) -> Result<Option<T>> {
         self.foreground.read_one();
+        self.damage.note(self.look_up(key, take))
+    }
+
+    #[inline]
+    fn look_up<T>(&self, key: &[u8], mut take: impl FnMut(&StoredRow<'_>) -> T) -> Result<Option<T>> {
         loop {
             // Before the look: what is applied later has not been looked at.
             let may_lack = self.applied.load(Acquire) < self.index_ahead.load(Acquire);
@@ -332,7 +346,7 @@ impl Contents {
         key: &[u8],
         mut take: impl FnMut(&StoredRow<'_>) -> T,
     ) -> Result<Option<T>> {
-        match self.read_hashed(key, capture.at, &mut take)? {
+        match self.damage.note(self.read_hashed(key, capture.at, &mut take))? {
             // Its newest row is old enough: it was the newest then, too.
             Hashed::Newest(taken) => Ok(taken),
             Hashed::TooNew | Hashed::Moved | Hashed::Nothing => capture.read(key, take),

@@ -178,6 +178,13 @@ impl FileTable {
         self.entries.iter().flatten().map(|entry| &**entry)
     }
 
+    /// The same, with their numbers.
+    pub(crate) fn with_handles(&self) -> impl Iterator<Item = (Handle, &FileEntry)> {
+        // There are no more than fit: see `HANDLE_MAX`.
+        let numbers = (0..=u32::MAX).map(Handle);
+        numbers.zip(&self.entries).filter_map(|(handle, entry)| Some((handle, &**entry.as_ref()?)))
+    }
+
     /// Above every handle in it.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()

@@ -168,6 +168,16 @@ impl Checkpoint {
         Ok(Checkpoint { path, file, covered, applied: Sequence(read_u64(&fields, 0)) })
     }
 
+    /// Where the index itself begins in the file.
+    pub(crate) fn index_start(&self) -> u64 {
+        (FILE_HEADER_BYTES + self.covered.len() * COVERED_BYTES) as u64
+    }
+
+    /// The file, for who reads it in another way.
+    pub(crate) fn into_file(self) -> (PathBuf, Arc<dyn DiskFile>) {
+        (self.path, self.file)
+    }
+
     /// The numbers of the runs that it covers.
     pub(crate) fn covered(&self) -> impl Iterator<Item = u32> {
         self.covered.iter().map(|covered| covered.number)
@@ -215,7 +225,7 @@ impl Checkpoint {
     }
 
     fn read(&self, keep: impl FnMut(PackedLocator) -> Option<PackedLocator>) -> Result<HashIndex> {
-        let start = (FILE_HEADER_BYTES + self.covered.len() * COVERED_BYTES) as u64;
+        let start = self.index_start();
         let mut input = FileReader::new(&*self.file, start);
         match HashIndex::read_checkpoint_keeping(&mut input, keep) {
             Ok((index, _)) => Ok(index),

@@ -66,6 +66,7 @@ mod clock;
 mod commit;
 mod compaction;
 mod contents;
+mod damage;
 #[allow(dead_code, reason = "parts of it serve tests, and what is to come")]
 mod data_file;
 mod directory;
@@ -103,6 +104,7 @@ mod row;
 mod row_buffer;
 #[allow(dead_code, reason = "parts of it serve tests, and what is to come")]
 mod run;
+mod scrub;
 mod segment;
 mod snapshot;
 mod sorted_run_cursor;
@@ -118,6 +120,7 @@ pub use builder::Builder;
 pub use changes::{Change, Changes};
 pub use clock::Clock;
 pub use compaction::CompactionStats;
+pub use damage::Damage;
 pub use durability::Durability;
 pub use error::{Error, Result};
 pub use header::StoreId;
@@ -137,6 +140,7 @@ pub use row::{
     RowRef, Rows, RowsBuilder, VALUE_BYTES_MAX,
 };
 pub use run::Compression;
+pub use scrub::{ScrubPosition, Scrubbed, Scrubber};
 pub use snapshot::Snapshot;
 pub use store::Store;
 pub use transfer::{CopyFile, IncomingCopy, OutgoingCopy};

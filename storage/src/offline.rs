@@ -49,7 +49,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use report::{Damage, FileReport, Report, RowsReport, RunReport, SegmentReport, TornTail, Verified};
+pub use crate::damage::Damage;
+pub use report::{FileReport, Report, RowsReport, RunReport, SegmentReport, TornTail, Verified};
 pub use salvage::Salvage;
 
 use crate::clock::Clock;

@@ -125,7 +125,8 @@ impl Range {
     /// Goes to the next key with a record.
     fn find(&mut self, direction: Direction) -> Option<Result<Found>> {
         while !self.over {
-            match self.find_once(direction) {
+            let found = self.find_once(direction);
+            match self.capture.damage.note(found) {
                 Ok(Some(found)) => return Some(Ok(found)),
                 Ok(None) => {}
                 Err(error) => return Some(Err(error)),

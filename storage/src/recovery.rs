@@ -70,7 +70,8 @@ impl Walk {
         Ok(())
     }
 
-    fn enter(&mut self, segment: &Segment) -> Result<()> {
+    /// Goes to the beginning of a segment that has to follow what was read so far.
+    pub(crate) fn enter(&mut self, segment: &Segment) -> Result<()> {
         if segment.start != self.chain {
             let what = format!("does not follow entry {}: entries are missing", self.chain.next.previous());
             return Err(Error::corrupt(segment.file.path(), 32, what));
@@ -88,21 +89,40 @@ impl Walk {
         mut visit: impl FnMut(&Batch, &Walk),
     ) -> Result<SegmentEnd> {
         self.enter(segment)?;
-        let mut window = Window::new(&segment.file, segment.allocated);
         let mut offset = SEGMENT_START;
         loop {
-            if limit.is_some_and(|limit| self.chain.next >= limit) {
-                return Ok(SegmentEnd { offset, missing: None });
+            if let Some(end) = self.batches(segment, &mut offset, u64::MAX, limit, &mut visit)? {
+                return Ok(end);
             }
-            match self.batch(&mut window, offset, limit)? {
+        }
+    }
+
+    /// The same a little at a time: about `bytes_max` bytes of batches from `offset` on, which advances. `None`: there may be
+    /// more.
+    pub(crate) fn batches(
+        &mut self,
+        segment: &Segment,
+        offset: &mut u64,
+        bytes_max: u64,
+        limit: Option<Sequence>,
+        mut visit: impl FnMut(&Batch, &Walk),
+    ) -> Result<Option<SegmentEnd>> {
+        let mut window = Window::new(&segment.file, segment.allocated);
+        let start = *offset;
+        while *offset - start < bytes_max {
+            if limit.is_some_and(|limit| self.chain.next >= limit) {
+                return Ok(Some(SegmentEnd { offset: *offset, missing: None }));
+            }
+            match self.batch(&mut window, *offset, limit)? {
                 Ok(batch) => {
                     self.advance(&batch);
                     visit(&batch, self);
-                    offset += batch.header.batch_bytes();
+                    *offset += batch.header.batch_bytes();
                 }
-                Err(what) => return Ok(SegmentEnd { offset, missing: Some(what) }),
+                Err(what) => return Ok(Some(SegmentEnd { offset: *offset, missing: Some(what) })),
             }
         }
+        Ok(None)
     }
 
     /// The batch at `offset`, verified in every respect; or what is wrong there.

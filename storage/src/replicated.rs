@@ -33,6 +33,7 @@ use crate::batch::LogEntries;
 use crate::clock::{Clock, Expiry};
 use crate::compaction::CompactionStats;
 use crate::contents::Contents;
+use crate::damage::Damage;
 use crate::directory::Directory;
 use crate::durability::SyncGate;
 use crate::error::{Error, Result};
@@ -47,6 +48,7 @@ use crate::pending::Pending;
 use crate::position::{EpochStart, Position, Sequence};
 use crate::reader::Reader;
 use crate::recovery::Recovery;
+use crate::scrub::Scrubber;
 use crate::segment::{Chain, Segment};
 use crate::spare::SparePlace;
 
@@ -478,6 +480,42 @@ impl ReplicatedStore {
             compaction: self.compaction.0.stats(),
             memory: self.active.file.memory().stats(),
         }
+    }
+
+    /// The first damage that anybody has come upon since the store was opened: who read, compaction, or a [`Scrubber`]. The store
+    /// goes on; what is damaged is never handed out, and never goes away by itself.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// assert_eq!(store.damage(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn damage(&self) -> Option<&Damage> {
+        self.contents.damage().get()
+    }
+
+    /// What reads all files that do not change any more and verifies them, a little at a time, from any thread, while the store is in
+    /// use: to find damage before somebody needs what is damaged.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = ReplicatedStore::open(directory.path(), Options::new())?;
+    /// let mut scrubber = store.scrubber();
+    /// let scrubbing = std::thread::spawn(move || {
+    ///     while !scrubber.step(1 << 20)?.is_complete {}
+    ///     Ok::<_, paddock_storage::Error>(())
+    /// });
+    /// scrubbing.join().unwrap()?;
+    /// assert_eq!(store.damage(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn scrubber(&self) -> Scrubber {
+        Scrubber::new(self.contents.clone(), self.directory.clone(), self.store_id())
     }
 
     /// Makes everything durable, gives back unused preallocation (all but the headroom for a full disk) and what of the log

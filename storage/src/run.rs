@@ -35,6 +35,7 @@ pub(crate) use {
     expiry::{expired_bytes, next_expiry_ms},
     format::LOGICAL_BYTES_MAX,
     reader::{FoundRow, Lookup, Run, Summary},
+    verify::RunVerifier,
     writer::{RunOptions, RunWriter},
 };
 

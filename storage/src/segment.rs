@@ -113,25 +113,7 @@ impl Segment {
         let path: Arc<Path> = directory.segment_path(first).into();
         let file = directory.disk.open(&path).map_err(Error::io(&path))?;
         let allocated = file.len().map_err(Error::io(&path))?;
-        let mut header = [0; FILE_HEADER_BYTES];
-        let read = file.read_at(&mut header, 0).map_err(Error::io(&path))?;
-        let FileHeader { store_id: found, fields } =
-            FileHeader::decode(&header[..read], Magic::Segment, &path)?;
-        let start = Chain {
-            next: Sequence(read_u64(&fields, 0)),
-            link: read_u64(&fields, 8),
-            epoch: read_u64(&fields, 16),
-        };
-        if found != store_id {
-            return Err(Error::corrupt(&path, 16, format!("of store {found}, MANIFEST of {store_id}")));
-        }
-        if start.next != first {
-            let what = format!("begins with entry {}, its name says {first}", start.next);
-            return Err(Error::corrupt(&path, 32, what));
-        }
-        if !is_zero(&fields[24..]) {
-            return Err(Error::corrupt(&path, 56, "bytes that this format leaves zero are not"));
-        }
+        let start = read_header(&*file, &path, store_id, first)?;
         let file = Arc::new(memory.data_file(path, file, allocated, capacity.max(allocated)));
         let handle = contents.files().add(Source::Segment(file.clone()))?;
         Ok(Segment {
@@ -144,6 +126,19 @@ impl Segment {
             is_sealed: false,
             marks: Arc::default(),
         })
+    }
+
+    /// A sealed segment that is open already, for who only reads it once more. Its header is read anew.
+    pub(crate) fn to_verify(
+        handle: Handle,
+        file: Arc<DataFile>,
+        store_id: StoreId,
+        first: Sequence,
+    ) -> Result<Segment> {
+        let start = read_header(file.file(), file.path(), store_id, first)?;
+        let allocated = file.file().len().map_err(Error::io(file.path()))?;
+        let (end, filled, marks) = (SEGMENT_START, 0, Arc::default());
+        Ok(Segment { handle, start, file, end, allocated, filled, is_sealed: true, marks })
     }
 
     /// Free bytes that are on the disk already.
@@ -288,6 +283,29 @@ impl NamelessSegment {
             }
         }
     }
+}
+
+/// Reads and checks a segment's header: what holds before its first entry.
+fn read_header(file: &dyn DiskFile, path: &Path, store_id: StoreId, first: Sequence) -> Result<Chain> {
+    let mut header = [0; FILE_HEADER_BYTES];
+    let read = file.read_at(&mut header, 0).map_err(Error::io(path))?;
+    let FileHeader { store_id: found, fields } = FileHeader::decode(&header[..read], Magic::Segment, path)?;
+    let start = Chain {
+        next: Sequence(read_u64(&fields, 0)),
+        link: read_u64(&fields, 8),
+        epoch: read_u64(&fields, 16),
+    };
+    if found != store_id {
+        return Err(Error::corrupt(path, 16, format!("of store {found}, MANIFEST of {store_id}")));
+    }
+    if start.next != first {
+        let what = format!("begins with entry {}, its name says {first}", start.next);
+        return Err(Error::corrupt(path, 32, what));
+    }
+    if !is_zero(&fields[24..]) {
+        return Err(Error::corrupt(path, 56, "bytes that this format leaves zero are not"));
+    }
+    Ok(start)
 }
 
 /// The header of the segment that begins here.

@@ -11,6 +11,7 @@ use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::commit::{Expectation, Outcome, Request};
 use crate::compaction::Compaction;
+use crate::damage::Damage;
 use crate::durability::Durability;
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -23,6 +24,7 @@ use crate::record::RecordRef;
 use crate::recovery::Recovery;
 use crate::replicated::{ReplicatedStore, Stats, Verification};
 use crate::row::{Rows, RowsBuilder};
+use crate::scrub::Scrubber;
 use crate::snapshot::Snapshot;
 use crate::write::{Conflict, Expected, WriteBatch, WriteOptions};
 
@@ -405,6 +407,41 @@ impl Store {
     /// [`crate::Error::Closed`].
     pub fn stats(&self) -> Result<Stats> {
         self.group.with(|store| Ok(store.stats()))
+    }
+
+    /// The first damage that anybody has come upon since the store was opened: who read, compaction, or a [`Scrubber`]. The store
+    /// goes on; what is damaged is never handed out, and never goes away by itself.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = paddock_storage::Store::open(directory.path())?;
+    /// assert_eq!(store.damage()?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`crate::Error::Closed`].
+    pub fn damage(&self) -> Result<Option<Damage>> {
+        self.group.with(|store| Ok(store.damage().cloned()))
+    }
+
+    /// What reads all files that do not change any more and verifies them, a little at a time, from any thread, while the store is in
+    /// use: to find damage before somebody needs what is damaged. Nobody waits for it.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = paddock_storage::Store::open(directory.path())?;
+    /// let mut scrubber = store.scrubber()?;
+    /// while !scrubber.step(1 << 20)?.is_complete {
+    ///     // Wait here, for as long as that many bytes are to take.
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`crate::Error::Closed`].
+    pub fn scrubber(&self) -> Result<Scrubber> {
+        self.group.with(|store| Ok(store.scrubber()))
     }
 
     /// Reads the whole log and all runs as they are now, and verifies every checksum, sequence and link. Others read and write

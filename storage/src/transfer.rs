@@ -17,6 +17,8 @@
 //! received there, or is on its way. What somebody else put beside a store (a backup `P.20261121`, say) has no such
 //! MANIFEST: it never counts, and stays.
 //!
+//! A store that is given up goes to `P.damaged-NUMBER` as a whole, and the place is empty then ([`ReplicatedStore::set_aside`]).
+//!
 //! [`OutgoingCopy`] is the other end: a checkpoint (`P.to-NAME`, which never counts) that is read, and removed when it is dropped.
 //!
 //! What it does not do: it tells a store that was received at `P.1`, and put back there by hand later, from no other. It knows no network, and resumes nothing: a transfer that breaks begins anew.
@@ -40,6 +42,10 @@ pub use outgoing::{CopyFile, OutgoingCopy};
 
 /// What the name of an outgoing copy has behind that of its place.
 const OUTGOING: &str = "to-";
+/// What the name of a directory of stores that were set aside has behind that of their place.
+const SET_ASIDE: &str = "damaged-";
+/// So many of those are kept; of more the oldest goes.
+const SET_ASIDE_MAX: usize = 2;
 
 /// The directories of a place.
 struct Place {
@@ -48,12 +54,15 @@ struct Place {
     /// Those with a number, ascending.
     numbered: Vec<(u32, PathBuf)>,
     outgoing: Vec<PathBuf>,
+    /// Stores that were set aside, in the order in which that was done.
+    set_aside: Vec<(u32, PathBuf)>,
 }
 
 impl Place {
     fn look(path: &Path, disk: Arc<dyn Disk>) -> Result<Place> {
         let path = std::path::absolute(path).map_err(Error::io(path))?;
-        let mut place = Place { path, disk, numbered: Vec::new(), outgoing: Vec::new() };
+        let (numbered, outgoing, set_aside) = (Vec::new(), Vec::new(), Vec::new());
+        let mut place = Place { path, disk, numbered, outgoing, set_aside };
         let (Some(parent), Some(name)) = (place.path.parent(), place.path.file_name()) else {
             return Ok(place);
         };
@@ -74,11 +83,14 @@ impl Place {
             }
             if suffix.starts_with(OUTGOING) {
                 place.outgoing.push(found);
+            } else if let Some(number) = suffix.strip_prefix(SET_ASIDE).and_then(number_of) {
+                place.set_aside.push((number, found));
             } else if let Some(number) = number_of(suffix) {
                 place.numbered.push((number, found));
             }
         }
         place.numbered.sort_unstable();
+        place.set_aside.sort_unstable();
         Ok(place)
     }
 
@@ -141,6 +153,18 @@ fn number_of(suffix: &str) -> Option<u32> {
     is_one.then(|| suffix.parse().ok())?
 }
 
+/// Removes what was set aside, with all that is in it: nothing there has to be whole.
+fn remove_set_aside(path: &Path, disk: &Arc<dyn Disk>) -> Result<()> {
+    for name in disk.list(path).map_err(Error::io(path))? {
+        let inner = path.join(name);
+        match disk.dir_exists(&inner) {
+            true => remove_set_aside(&inner, disk)?,
+            false => disk.remove(&inner).map_err(Error::io(&inner))?,
+        }
+    }
+    disk.remove_dir(path).map_err(Error::io(path))
+}
+
 impl ReplicatedStore {
     /// The directory of the store at a place: the place itself, or the newest copy that has taken its place
     /// ([`IncomingCopy`]). Changes nothing; whether there is a store, opening it says.
@@ -199,7 +223,7 @@ impl ReplicatedStore {
     pub fn settle(place: &Path, options: &Options) -> Result<PathBuf> {
         let place = Place::look(place, options.disk.clone())?;
         let current = place.current()?;
-        let Place { path, disk, numbered, outgoing } = place;
+        let Place { path, disk, numbered, outgoing, .. } = place;
         // Oldest first, so that an older one never outlives a newer one that has been replaced as well.
         let stores = [(0, path)].into_iter().chain(numbered).filter(|(_, path)| *path != current);
         let goes = |(number, path): &(u32, PathBuf)| {
@@ -212,6 +236,59 @@ impl ReplicatedStore {
             let _ = Directory::at(&other, disk.clone())?.remove();
         }
         Ok(current)
+    }
+
+    /// Moves the store at a place out of it, and with it whatever else is there, into a directory beside it that never counts
+    /// (`P.damaged-1`, `P.damaged-2`, ...; two are kept, of more the oldest goes). For a store that is given up because it is damaged:
+    /// the place is empty then, and what there was stays for people to look at. Nobody may have any of it open. Returns that
+    /// directory.
+    ///
+    /// What does not count goes first, so a crash in the middle leaves the store that counted, or none.
+    ///
+    /// ```
+    /// # use paddock_storage::{Options, ReplicatedStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// let place = directory.path().join("replica");
+    /// ReplicatedStore::open(&place, Options::new())?.close()?;
+    /// let aside = ReplicatedStore::set_aside(&place, &Options::new())?;
+    /// assert!(!place.exists() && aside.join("replica/MANIFEST").exists());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`]: some of it may have been moved.
+    pub fn set_aside(place: &Path, options: &Options) -> Result<PathBuf> {
+        let Place { path, disk, numbered, outgoing, set_aside } = Place::look(place, options.disk.clone())?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Error::NotAStore { path });
+        };
+        let is_passing = |copy: &PathBuf| matches!(standing(copy, 0, &disk), Ok(Standing::Passing));
+        for copy in outgoing.into_iter().filter(is_passing) {
+            // What stays does not count, and the next time may remove it.
+            let _ = Directory::at(&copy, disk.clone())?.remove();
+        }
+        let number = set_aside.last().map_or(1, |(last, _)| last.saturating_add(1));
+        let too_many = (set_aside.len() + 1).saturating_sub(SET_ASIDE_MAX);
+        for (_, oldest) in set_aside.into_iter().take(too_many) {
+            // The same goes for these.
+            let _ = remove_set_aside(&oldest, &disk);
+        }
+        let aside = parent.join(format!("{}.{SET_ASIDE}{number}", name.to_string_lossy()));
+        disk.create_dir(&aside).map_err(Error::io(&aside))?;
+        disk.sync_dir(parent).map_err(Error::io(parent))?;
+        // An older one must not outlive the one that counts.
+        let stores = [(0, path.clone())].into_iter().chain(numbered);
+        // What cannot be judged may be the one that counted.
+        let is_ours = |(number, path): &(u32, PathBuf)| {
+            disk.dir_exists(path) && !matches!(standing(path, *number, &disk), Ok(Standing::Foreign))
+        };
+        for (_, store) in stores.filter(is_ours) {
+            let Some(name) = store.file_name() else { continue };
+            disk.rename(&store, &aside.join(name)).map_err(Error::io(&store))?;
+            disk.sync_dir(&aside).map_err(Error::io(&aside))?;
+            disk.sync_dir(parent).map_err(Error::io(parent))?;
+        }
+        Ok(aside)
     }
 
     /// Removes the directory of a store that is not open any more, because a copy has taken its place. What is in it

@@ -22,6 +22,7 @@ use paddock_client::Client;
 use paddock_coordination::bootstrap::NewCluster;
 use paddock_coordination::embedded::Embedded;
 use paddock_partition::controller::ControllerOptions;
+use paddock_partition::host::CareOptions;
 use paddock_partition::server::{PartitionServer, ServerConfig};
 use paddock_partition::snapshot::CatchUpOptions;
 use paddock_router::server::{Router, RouterConfig};
@@ -160,6 +161,7 @@ fn node(data: &Path, name: &str) -> ServerConfig {
         cluster_name: "dev".to_owned(),
         storage: paddock_storage::Options::new(),
         catch_up: CatchUpOptions::default(),
+        care: CareOptions::default(),
         new_cluster: NewCluster {
             partitions: PARTITIONS,
             replication_factor: 2,

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use paddock_coordination::bootstrap::NewCluster;
 use paddock_partition::controller::ControllerOptions;
+use paddock_partition::host::CareOptions;
+use paddock_partition::scrub::ScrubOptions;
 use paddock_partition::server::{PartitionServer, ServerConfig};
 use paddock_partition::snapshot::CatchUpOptions;
+use paddock_partition::watchdog::StallLimits;
 
 use crate::arguments;
 use crate::serve;
@@ -46,6 +49,16 @@ pub(crate) async fn run(flags: arguments::Partition) -> anyhow::Result<()> {
             snapshot_bytes_per_second: flags.snapshot_mib_per_second.saturating_mul(MIB),
             snapshot_reserve_bytes: flags.snapshot_reserve_mib.saturating_mul(MIB),
             ..CatchUpOptions::default()
+        },
+        care: CareOptions {
+            scrub: ScrubOptions {
+                bytes_per_second: flags.scrub_mib_per_second.saturating_mul(MIB),
+                every: Duration::from_secs(flags.scrub_every_seconds),
+            },
+            stalls: StallLimits {
+                hand_over_after: Duration::from_millis(flags.disk_stall_ms),
+                abort_after: Duration::from_secs(flags.disk_abort_seconds),
+            },
         },
         new_cluster: NewCluster {
             partitions: flags.partitions,

@@ -115,6 +115,66 @@ pub(super) fn read(
     Err(pages.corrupt("it does not end"))
 }
 
+/// Verifies a checkpoint page by page, and keeps nothing of it: for who looks at one now and then, a little at a time.
+///
+/// ```
+/// # use std::convert::Infallible;
+/// # use paddock_index::{CheckpointVerifier, HashIndex, PackedLocator};
+/// # let mut index = HashIndex::new(42);
+/// # index.insert(b"robin", PackedLocator::new(1, 0, 80)?, |_| Ok::<_, Infallible>(false))?;
+/// # let mut bytes = Vec::new();
+/// index.reader().write_checkpoint(1_000, &mut bytes)?;
+/// let mut verifier = CheckpointVerifier::default();
+/// let mut is_over = false;
+/// for page in bytes.chunks_exact(CheckpointVerifier::PAGE_BYTES) {
+///     is_over = verifier.page(page)?;
+/// }
+/// assert!(is_over);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct CheckpointVerifier {
+    /// What the header marks its pages with, once that was read.
+    mark: Option<Mark>,
+    /// The next page's.
+    number: u32,
+    /// Entries so far.
+    read: u64,
+}
+
+impl CheckpointVerifier {
+    /// How long a page is.
+    pub const PAGE_BYTES: usize = PAGE_BYTES;
+
+    /// Takes the next page. Returns whether it is the last one.
+    ///
+    /// # Errors
+    /// As [`HashIndex::read_checkpoint`], but nothing is asked of the hash function.
+    pub fn page(&mut self, page: &[u8]) -> Result<bool, CheckpointError> {
+        let offset = u64::from(self.number) * PAGE_BYTES as u64;
+        let corrupt = |reason| CheckpointError::Corrupt { offset, reason };
+        let page: &page::Page = page.try_into().map_err(|_| CheckpointError::Truncated { offset })?;
+        let Some(mark) = self.mark else {
+            let (_, mark) = page::decode_header(page).map_err(|bad| match bad {
+                BadHeader::Damaged(reason) => corrupt(reason),
+                BadHeader::Format(found) => CheckpointError::Format { found, supported: FORMAT },
+            })?;
+            (self.mark, self.number) = (Some(mark), 1);
+            return Ok(false);
+        };
+        let content = page::decode(page, mark, self.number).map_err(corrupt)?;
+        self.number = self.number.checked_add(1).ok_or_else(|| corrupt("it does not end"))?;
+        match content {
+            Content::Entries(entries) => {
+                self.read += entries.len() as u64;
+                Ok(false)
+            }
+            Content::End(total) if total == self.read => Ok(true),
+            Content::End(_) => Err(corrupt("it does not hold as many entries as it says")),
+        }
+    }
+}
+
 impl HashIndex {
     /// Adds the entries of a page that are kept: no rows are asked, the checkpoint has each key once.
     fn add_all(

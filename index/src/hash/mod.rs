@@ -47,7 +47,7 @@ use std::sync::Arc;
 
 use crate::locator::PackedLocator;
 
-pub use checkpoint::CheckpointError;
+pub use checkpoint::{CheckpointError, CheckpointVerifier};
 use key_hash::KeyHash;
 pub use key_hash::{HashFunction, xxh3};
 use state::BUCKETS_MIN;

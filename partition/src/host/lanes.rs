@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use paddock_coordination::cluster_map::Partition;
 use paddock_coordination::{PartitionId, PartitionState};
+use paddock_storage::Damage;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -24,7 +25,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use ulid::Ulid;
 
-use super::{FatalError, Host, Hosted, MESSAGES_BYTES_MAX, OPERATIONS_BYTES_MAX};
+use super::repair::Repair;
+use super::{FatalError, Host, Hosted, MESSAGES_BYTES_MAX, OPERATIONS_BYTES_MAX, milliseconds};
 use crate::clock::Clock;
 use crate::configuration::ConfigurationClient;
 use crate::inbox::inbox;
@@ -32,7 +34,7 @@ use crate::node::Place;
 use crate::opening::{Faces, Identity, Opened, open_store};
 use crate::operation::Budget;
 use crate::replica::Event;
-use crate::runtime::OwnerLoop;
+use crate::runtime::{Ended, OwnerLoop};
 use crate::snapshot::{NetworkCourier, Served};
 
 /// How many stores are opened at a time: each may fill its share of memory, and reads as fast as the disk gives.
@@ -86,7 +88,7 @@ impl Host {
         }
         let hosted = self.replicas.load().get(&partition).cloned();
         match (&want, hosted) {
-            (Want::Replica(found), Some(hosted)) if hosted.uuid == found.state.partition_uuid => {
+            (Want::Replica(found), Some(hosted)) if hosted.runs_as(found.state.partition_uuid) => {
                 hosted.tell(found);
             }
             (Want::Nothing, None) | (Want::Removed(_), Some(_)) => {}
@@ -130,12 +132,27 @@ impl Host {
 
     async fn assign(&self, partition: PartitionId, found: &Partition) -> Result<(), FatalError> {
         let current = self.replicas.load().get(&partition).cloned();
-        let running = current.filter(|hosted| hosted.uuid == found.state.partition_uuid);
-        let hosted = match running {
-            Some(hosted) => hosted,
-            None => {
+        let uuid = found.state.partition_uuid;
+        let hosted = match current {
+            Some(hosted) if hosted.runs_as(uuid) => hosted,
+            current => {
                 self.remove(partition).await;
-                let Some(opened) = self.open(partition, &found.state).await? else { return Ok(()) };
+                let ended = current.and_then(|hosted| hosted.ended.lock().take());
+                if let Some(ended) = ended.filter(|ended| ended.uuid == uuid) {
+                    self.repair(partition, ended).await;
+                }
+                if !self.may_start(partition, &found.state).await {
+                    return Ok(());
+                }
+                let opened = match self.open(partition, &found.state).await {
+                    Ok(Some(opened)) => opened,
+                    Ok(None) => return Ok(()),
+                    Err(error) => {
+                        let damage = error.damage().ok_or(error)?;
+                        self.note_broken(partition, uuid, &damage);
+                        return Ok(());
+                    }
+                };
                 self.start(partition, &found.state, opened)?
             }
         };
@@ -200,13 +217,17 @@ impl Host {
             metrics: self.metrics.replica(partition.0),
             clock: Clock::system(),
         };
-        let owner = OwnerLoop::new(&identity, opened, faces);
+        let mut owner = OwnerLoop::new(&identity, opened, faces);
+        owner.stalled_after_ms = milliseconds(self.stalls.hand_over_after);
         let hosted = Arc::new(Hosted {
             uuid,
             inbox,
             budget: Budget::new(OPERATIONS_BYTES_MAX),
             messages_budget: Budget::new(MESSAGES_BYTES_MAX),
             reader: Arc::clone(&owner.shared_reader),
+            scrubber: Arc::clone(&owner.shared_scrubber),
+            scrub: self.scrubbing.replica(uuid),
+            watch: Arc::clone(&owner.watch),
             outgoing,
             tasks,
             metrics: Arc::clone(&owner.metrics),
@@ -215,6 +236,7 @@ impl Host {
             state: arc_swap::ArcSwap::from_pointee(state.clone()),
             told_drained: Mutex::default(),
             thread: Mutex::new(None),
+            ended: Arc::default(),
         });
         self.run(partition, &hosted, owner)?;
         self.replicas.rcu(|replicas| {
@@ -232,13 +254,23 @@ impl Host {
 
     /// Gives an owner loop its thread.
     fn run(&self, partition: PartitionId, hosted: &Hosted, owner: OwnerLoop) -> Result<(), FatalError> {
-        let fatal = self.fatal.clone();
+        let (fatal, repairs) = (self.fatal.clone(), Arc::clone(&self.repairs));
+        let (uuid, ended) = (hosted.uuid, Arc::clone(&hosted.ended));
         let thread = std::thread::Builder::new()
             .name(format!("partition-{partition}"))
             .spawn(move || {
                 // A panic is a broken invariant: the node must not go on beside it.
                 let error = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| owner.run())) {
-                    Ok(Ok(())) => return,
+                    Ok(Ok(Ended::Stopped)) => return,
+                    // It cannot go on with this store. The node can.
+                    Ok(Ok(Ended::Abandoned)) => {
+                        *ended.lock() = Some(Repair { uuid, damage: None });
+                        return repairs.notify_one();
+                    }
+                    Ok(Err(source)) if Damage::of(&source).is_some() => {
+                        *ended.lock() = Some(Repair { uuid, damage: Damage::of(&source) });
+                        return repairs.notify_one();
+                    }
                     Ok(Err(source)) => FatalError::Store { partition, source },
                     Err(_) => FatalError::Panicked { partition },
                 };
@@ -284,6 +316,11 @@ impl Host {
 }
 
 impl Hosted {
+    /// Whether this is the replica of a partition's life, and its owner loop has not ended because of its store.
+    fn runs_as(&self, uuid: Ulid) -> bool {
+        self.uuid == uuid && self.ended.lock().is_none()
+    }
+
     /// Ends its owner loop, which closes its store.
     async fn end(&self) {
         self.inbox.stop();

@@ -4,6 +4,8 @@ use paddock_coordination::{Epoch, Member, PartitionId};
 use paddock_storage::{EpochStart, Position, Sequence};
 use ulid::Ulid;
 
+use super::fault::Fault;
+
 /// A leader sends this many heartbeats in one lease.
 pub const HEARTBEATS_PER_LEASE: u64 = 10;
 /// A grant counts for this many percent of the lease, measured from when its heartbeat was sent: the rest is
@@ -35,6 +37,10 @@ pub const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const WINDOW_MESSAGES_MAX: usize = 1024;
 /// One [`SendLog`](super::Effect::SendLog) reads at most about so many bytes.
 pub const LOG_READ_BYTES_MAX: usize = 1024 * 1024;
+/// A leader whose store is damaged, or whose disk stands still, and that could not hand over tries again after so many leases: writes wait while it tries.
+pub const YIELD_RETRY_LEASES: u64 = 10;
+/// A disk that stood still counts as one that may do so again for so many leases.
+pub const STALL_LEASES: u64 = 30;
 /// The shortest lease: below it, a heartbeat's interval would round to nothing much.
 pub const LEASE_MS_MIN: u64 = 50;
 
@@ -132,4 +138,6 @@ pub struct DurableState {
     /// The lineage that was persisted by [`PersistLineage`](super::Effect::PersistLineage): of it is what is known to be
     /// committed. 0 if none was.
     pub lineage: u64,
+    /// What was persisted by [`PersistFault`](super::Effect::PersistFault).
+    pub fault: Option<Fault>,
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use paddock_coordination::{Epoch, NodeId, PartitionState};
+use paddock_coordination::{Epoch, Member, NodeId, PartitionState};
 use paddock_storage::{LogEntries, Position, Sequence};
 
-use super::config::{DurableState, ReplicaConfig, STAGGER_MS};
+use super::config::{DurableState, ReplicaConfig, STAGGER_MS, STALL_LEASES};
 use super::configuration::Configuration;
 use super::effect::Effect;
 use super::epochs::History;
+use super::fault::Fault;
 use super::fetching::Fetching;
 use super::freshness::Freshness;
 use super::message::Message;
@@ -47,6 +48,10 @@ pub(super) struct Core {
     pub(super) leaving: bool,
     /// The nodes that are to lead nothing.
     pub(super) drained: BTreeSet<NodeId>,
+    /// What of the store is damaged.
+    pub(super) damage: Option<String>,
+    /// Until then the disk counts as one that stands still now and then.
+    stalls_until: Timestamp,
     /// What the step asks of the runtime.
     pub(super) effects: Vec<Effect>,
 }
@@ -68,7 +73,13 @@ impl Core {
             }
         }
         let applied = state.applied.min(end);
+        let damage = match state.fault {
+            Some(Fault::Damaged(what)) => Some(what),
+            Some(Fault::Contradiction(_)) | None => None,
+        };
         let core = Core {
+            damage,
+            stalls_until: now,
             freshness: Freshness::new(config.nonce_seed),
             fetching: Fetching::new(now, config.nonce_seed),
             configuration: Configuration::new(config.nonce_seed),
@@ -168,8 +179,9 @@ impl Core {
         let node = self.config.member.node;
         let place = state.replicas.iter().position(|other| *other == node)?;
         // Where another one can lead, it has stood by then.
-        let drained_ms = if self.drained.contains(&node) { self.config.lease_ms() } else { 0 };
-        let stagger_ms = STAGGER_MS.saturating_mul(place as u64).saturating_add(drained_ms);
+        let is_last_choice = self.drained.contains(&node) || self.is_reluctant();
+        let later_ms = if is_last_choice { self.config.lease_ms() } else { 0 };
+        let stagger_ms = STAGGER_MS.saturating_mul(place as u64).saturating_add(later_ms);
         let promise_until = if broken!(PromisesAreBroken) { self.booted_at } else { self.promise_until };
         let earliest = promise_until.max(self.patience_until).max(self.past_promises_until());
         Some(earliest.plus_ms(stagger_ms).max(self.configuration.retry_at()))
@@ -180,6 +192,7 @@ impl Core {
     /// former life of the process nobody remembers, so a release does not shorten the wait for it.
     pub(super) fn may_follow_release(&self, sent_at: Timestamp) -> bool {
         self.standing_in().is_some()
+            && !self.is_reluctant()
             && (self.granted <= Some(sent_at) || broken!(FollowsOldReleases))
             && self.now >= self.past_promises_until()
             && self.now >= self.configuration.retry_at()
@@ -276,6 +289,8 @@ impl Core {
         self.applied = commit;
         self.freshness.applied(commit);
         self.fetching.is_over(self.now);
+        // Every byte of it was verified.
+        self.damage = None;
         self.effects.push(Effect::InstallSnapshot { last, apply_through: commit });
         // After the store: with the old one it would have to be right.
         if let Some(lineage) = raised {
@@ -309,6 +324,36 @@ impl Core {
             self.apply_asked = through;
             self.effects.push(Effect::Apply { through });
         }
+    }
+
+    /// Whether this replica leads only where no other can.
+    pub(super) fn is_reluctant(&self) -> bool {
+        self.damage.is_some() || self.now < self.stalls_until
+    }
+
+    /// The disk stood still.
+    pub(super) fn note_stall(&mut self) {
+        self.stalls_until = self.now.plus_ms(self.config.lease_ms() * STALL_LEASES);
+    }
+
+    /// Something of the store is not as it was written. The first that was found is what counts.
+    pub(super) fn note_damage(&mut self, what: String) {
+        if self.damage.is_none() {
+            self.effects.push(Effect::PersistFault(Fault::Damaged(what.clone())));
+            self.damage = Some(what);
+        }
+    }
+
+    /// Whether, beyond doubt, this member leads this epoch, and it is no lower than any that this replica took part in. Then that
+    /// leader holds everything committed that this replica holds: what was committed before its epoch, since it was elected; what
+    /// is committed in its epoch, since it leads it; and in a later one this replica has acknowledged nothing.
+    pub(super) fn is_led_elsewhere(&self, from: Member, epoch: Epoch) -> bool {
+        let Some(state) = self.configuration.latest() else { return false };
+        from.node != self.config.member.node
+            && epoch >= self.epoch
+            && state.epoch == epoch
+            && state.leader == Some(from)
+            && !self.configuration.is_unsettled()
     }
 
     /// What always holds between two steps.

@@ -3,6 +3,7 @@
 use paddock_coordination::{Epoch, Member, NodeId, PartitionState, Version};
 use paddock_storage::{LogEntries, Position, Sequence};
 
+use super::fault::Fault;
 use super::message::Message;
 
 /// Something to be done. The runtime performs the effects of one step in their order.
@@ -13,6 +14,11 @@ pub enum Effect {
     /// Keep the lineage as the one that the log is of: durable before any effect after it is performed. Sessions that have
     /// seen an earlier one are over.
     PersistLineage(u64),
+    /// Keep with the replica's facts why its data is not to be relied on: durable before any effect after it is performed.
+    PersistFault(Fault),
+    /// Give the store up: nothing more is done with this replica. Its files are set aside, and the replica begins anew with an empty
+    /// store, as another generation. The last effect of all.
+    AbandonStore,
     /// Cut every entry after this one, durably.
     Truncate {
         /// The last entry to keep.

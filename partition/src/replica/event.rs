@@ -101,6 +101,13 @@ pub enum Event {
         /// The nodes: all of them, each time.
         nodes: BTreeSet<NodeId>,
     },
+    /// Bytes of the store are not as they were written: whoever reads them is told, and gets none of them. Told once or often.
+    StoreDamaged {
+        /// Where and what, for people.
+        what: String,
+    },
+    /// The disk stood still for longer than it may, and has come back: it may do so again.
+    DiskStalled,
     /// The process is about to stop: no more candidacies, and the leader is told to go on without this replica. It may
     /// still lead until it has handed over.
     Leave,

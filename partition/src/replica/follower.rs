@@ -94,6 +94,13 @@ impl Follower {
             return Role::Follower(self); // Nobody leads it.
         }
         match message {
+            Message::Heartbeat { epoch, is_sound, .. }
+                if core.damage.is_some()
+                    && (is_sound || broken!(GivesItsStoreUpForADamagedLeader))
+                    && core.is_led_elsewhere(from, epoch) =>
+            {
+                return Quarantined::giving_up(core);
+            }
             Message::Heartbeat { sent_at, commit, echo, lineage, .. } if self.is_leader(from) => {
                 self.lineage = Some(lineage);
                 self.heartbeat(core, from, sent_at, commit, echo);

@@ -52,6 +52,8 @@ pub(super) struct Leader {
     handover: Option<Handover>,
     /// How many copies of the store were asked for in this reign.
     snapshots: u64,
+    /// A leader with a damaged store does not try to hand over before this.
+    yield_at: Timestamp,
     /// When this reign last released somebody: a grant counts only if it answers a heartbeat that was sent later.
     released_at: Option<Timestamp>,
 }
@@ -92,6 +94,7 @@ impl Leader {
             joining: None,
             handover: None,
             snapshots: 0,
+            yield_at: core.now,
             released_at: None,
         };
         for node in peers(core) {
@@ -246,6 +249,7 @@ impl Leader {
             }
             self.reconfigure(core);
             self.commit_at_heartbeat = core.commit();
+            self.yield_leadership(core);
         }
         self.heartbeat_for_waiting(core);
         for node in peers(core) {
@@ -261,7 +265,8 @@ impl Leader {
         for (node, progress) in &self.followers {
             // A leader that was replaced may not know what was committed: it vouches for nothing.
             let echo = if holds_lease { progress.asked() } else { 0 };
-            core.send(*node, Message::Heartbeat { epoch, sent_at: now, commit, echo, lineage });
+            let is_sound = core.damage.is_none();
+            core.send(*node, Message::Heartbeat { epoch, sent_at: now, commit, echo, lineage, is_sound });
         }
     }
 

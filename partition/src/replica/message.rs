@@ -32,6 +32,8 @@ pub enum Message {
         echo: u64,
         /// The lineage of the leader's log.
         lineage: u64,
+        /// Whether the leader knows of no damage to its store. Others give theirs up only for a leader that says so.
+        is_sound: bool,
     },
     /// Follower to leader: promises not to become a candidate for the lease.
     Grant {

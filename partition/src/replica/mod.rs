@@ -11,6 +11,8 @@
 //! * A [`follower`] holds the leader's log, acknowledges what is durable, and grants the leader's heartbeats.
 //! * A [`candidate`] has asked for the next epoch and keeps silent until it knows the answer.
 //! * A [`quarantined`] replica has seen what cannot be, and takes no further part.
+//! * One whose store is damaged leads only where no other can, and gives its store up for an empty one, as another life of it, once
+//!   another leads.
 //!
 //! What it does not do: choose where replicas are. It obeys the list that it is shown.
 
@@ -22,6 +24,7 @@ mod core;
 mod effect;
 mod epochs;
 mod event;
+mod fault;
 mod fetching;
 mod follower;
 mod freshness;
@@ -40,6 +43,7 @@ pub use barrier::Barrier;
 pub use config::{DurableState, ReplicaConfig};
 pub use effect::Effect;
 pub use event::{Event, ObservedState, WriteOutcome};
+pub use fault::Fault;
 pub use message::{Message, Readiness};
 pub use status::{FollowerStatus, Refusal, ReplicaStatus, RoleName};
 pub use timestamp::Timestamp;
@@ -78,8 +82,13 @@ impl Replica {
     /// A replica at the start of its process, with what its log and manifest say.
     #[must_use]
     pub fn new(config: ReplicaConfig, state: DurableState, now: Timestamp) -> Self {
+        let fault = state.fault.clone();
         let (core, problem) = Core::new(config, state, now);
-        let role = problem.map_or_else(Role::default, Quarantined::because);
+        let role = match (fault, problem) {
+            (Some(Fault::Contradiction(reason)), _) => Quarantined::still_because(reason),
+            (_, Some(problem)) => Quarantined::of_unsound_store(problem),
+            _ => Role::default(),
+        };
         Replica { core, role }
     }
 
@@ -97,6 +106,10 @@ impl Replica {
             && !quarantined.is_reported
         {
             quarantined.is_reported = true;
+            if !std::mem::replace(&mut quarantined.is_persisted, true) {
+                let fault = Fault::Contradiction(quarantined.reason.clone());
+                self.core.effects.push(Effect::PersistFault(fault));
+            }
             self.core.effects.push(Effect::Quarantined { reason: quarantined.reason.clone() });
         }
         let is_install = |effect: &Effect| matches!(effect, Effect::InstallSnapshot { .. });
@@ -293,6 +306,12 @@ impl Replica {
         }
     }
 
+    /// What of the store is damaged, as far as is known.
+    #[must_use]
+    pub fn damage(&self) -> Option<&str> {
+        self.core.damage.as_deref()
+    }
+
     /// What is wrong, if anything is.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
@@ -305,6 +324,13 @@ impl Replica {
         };
         if !state.replicas.contains(&core.config.member.node) {
             return Some("this node is not in the partition's replica list".to_owned());
+        }
+        if let Some(what) = &core.damage {
+            let goes_on = match &self.role {
+                Role::Leader(_) => "it leads on, since no other replica can take over",
+                _ => "it gives up its store as soon as another replica leads whose store is sound",
+            };
+            return Some(format!("its store is damaged ({what}): {goes_on}"));
         }
         if core.configuration.is_in_doubt() {
             return Some("the coordination service shows an older state than it did before".to_owned());
@@ -334,13 +360,8 @@ impl Replica {
 
 impl Role {
     fn step(self, core: &mut Core, event: Event) -> Role {
-        if let Role::Quarantined(_) = self {
-            match event {
-                Event::Durable { through } => core.note_durable(through),
-                Event::Applied { through } => core.note_applied(through),
-                _ => {}
-            }
-            return self;
+        if let Role::Quarantined(quarantined) = self {
+            return quarantined.step(core, event);
         }
         match event {
             Event::Tick => self.tick(core),
@@ -376,6 +397,17 @@ impl Role {
             Event::Leave => {
                 core.leaving = true;
                 self
+            }
+            Event::DiskStalled => {
+                core.note_stall();
+                self.led(|leader| leader.yield_leadership(core))
+            }
+            Event::StoreDamaged { what } => {
+                core.note_damage(what);
+                if broken!(GivesItsStoreUpAtOnce) {
+                    return Quarantined::giving_up(core);
+                }
+                self.led(|leader| leader.yield_leadership(core))
             }
             Event::Stop => {
                 core.stopping = true;
@@ -550,7 +582,7 @@ impl Role {
     fn quarantine(self, core: &mut Core, reason: String) -> Role {
         self.lose_leadership(core);
         core.configuration.abandon();
-        Quarantined::because(reason)
+        Quarantined::for_the_record(reason)
     }
 
     fn lose_leadership(&self, core: &mut Core) {

@@ -45,6 +45,10 @@ pub enum Mutation {
     BootWaitIsSkipped,
     /// A replica leads because the state says so.
     LeadsBecauseTheStateSaysSo,
+    /// A replica gives a damaged store up as soon as it hears of the damage.
+    GivesItsStoreUpAtOnce,
+    /// A replica gives a damaged store up for a leader that says that its own is damaged, too.
+    GivesItsStoreUpForADamagedLeader,
     /// Who is in neither set may stand.
     AnyReplicaStands,
     /// Reads need no grants.

@@ -66,9 +66,9 @@ impl OwnerLoop {
         &mut self,
         mut write: impl FnMut(&mut ReplicatedStore) -> Result<T, paddock_storage::Error>,
     ) -> Result<T, paddock_storage::Error> {
-        let Self { store, outlet, round, partition, clock, .. } = self;
+        let Self { store, outlet, round, partition, clock, watch, .. } = self;
         until_there_is_room(
-            || write(store),
+            || watch.during(clock, || write(store)),
             |error| {
                 round.notice_full_disk(*partition, error, clock.now());
                 !outlet.is_stopping() && clock.wait(DISK_FULL_RETRY)

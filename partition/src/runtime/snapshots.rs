@@ -16,8 +16,8 @@ impl OwnerLoop {
                 self.courier.make(to, epoch, attempt, last, checkpointer);
                 Ok(None)
             }
-            Err(error @ Error::DiskFull { .. }) => {
-                warn!(partition = %self.partition, %to, %error, "no room for a follower's snapshot");
+            Err(error @ (Error::DiskFull { .. } | Error::Corrupt { .. })) => {
+                warn!(partition = %self.partition, %to, %error, "no snapshot for a follower");
                 Ok(Some(Event::SnapshotReady { to, epoch, attempt, last: None }))
             }
             Err(error) => Err(error),
@@ -33,6 +33,8 @@ impl OwnerLoop {
         };
         // Should its facts not be written, this process ends, and nobody has seen it.
         let former = std::mem::replace(&mut self.store, store);
+        self.facts.fault = None;
+        self.round.damage_told = false;
         let facts = self.facts.encode();
         self.when_there_is_room(|store| store.set_metadata(&facts))?;
         self.store.apply(apply_through)?;
@@ -42,6 +44,7 @@ impl OwnerLoop {
         self.retries.applied(apply_through);
         self.reader = self.store.reader();
         self.shared_reader.store(self.reader.clone().into());
+        self.shared_scrubber.store(self.store.scrubber().into());
         self.courier.bury(former);
         // All of it is durable.
         self.round.unsynced = false;

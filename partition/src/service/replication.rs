@@ -89,8 +89,9 @@ fn parcels(from: NodeId, request: wire::DeliverRequest) -> Result<Vec<(Address, 
 /// A message as it goes into an envelope, with its epoch.
 pub fn to_envelope(message: Message) -> (Epoch, WireMessage) {
     match message {
-        Message::Heartbeat { epoch, sent_at, commit, echo, lineage } => {
-            let heartbeat = wire::Heartbeat { sent_at_ms: sent_at.0, commit: commit.0, echo, lineage };
+        Message::Heartbeat { epoch, sent_at, commit, echo, lineage, is_sound } => {
+            let heartbeat =
+                wire::Heartbeat { sent_at_ms: sent_at.0, commit: commit.0, echo, lineage, sound: is_sound };
             (epoch, WireMessage::Heartbeat(heartbeat))
         }
         Message::Grant { epoch, sent_at, readiness, asked } => {
@@ -137,6 +138,7 @@ fn from_envelope(epoch: Epoch, message: Option<WireMessage>) -> Result<Message, 
             commit: Sequence(heartbeat.commit),
             echo: heartbeat.echo,
             lineage: heartbeat.lineage,
+            is_sound: heartbeat.sound,
         },
         WireMessage::Grant(grant) => Message::Grant {
             epoch,

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use crate::host::Host;
 use crate::replica::RoleName;
+use crate::scrub::ScrubStatus;
 use crate::status::ReplicaStatus;
 use crate::transfer::TransferError;
 
@@ -26,7 +27,10 @@ impl NodeService for NodeStatus {
         _request: Request<wire::GetNodeStatusRequest>,
     ) -> Result<Response<wire::GetNodeStatusResponse>, Status> {
         let node_id = self.host.node().to_string();
-        let replicas = self.host.statuses().iter().map(|status| replica(&node_id, status)).collect();
+        let scrubs = self.host.scrubs();
+        let statuses = self.host.statuses();
+        let replicas =
+            statuses.iter().map(|status| replica(&node_id, status, scrubs.get(&status.partition))).collect();
         Ok(Response::new(wire::GetNodeStatusResponse { node_id, replicas }))
     }
 
@@ -73,7 +77,18 @@ fn transfers(status: &ReplicaStatus, is_incoming: bool) -> impl Iterator<Item = 
     })
 }
 
-fn replica(node_id: &str, status: &ReplicaStatus) -> wire::NodeReplica {
+fn scrub(status: &ScrubStatus) -> wire::Scrub {
+    wire::Scrub {
+        completed_at_ms: status.completed_at_ms.unwrap_or(0),
+        completed_bytes: status.completed_bytes,
+        running: status.running_bytes.is_some(),
+        running_bytes: status.running_bytes.unwrap_or(0),
+        damaged_files: status.damaged_files,
+        last_damage: status.last_damage.clone().unwrap_or_default(),
+    }
+}
+
+fn replica(node_id: &str, status: &ReplicaStatus, scrubbed: Option<&ScrubStatus>) -> wire::NodeReplica {
     let role = match status.role {
         RoleName::Leader => wire::ReplicaRole::Leader,
         RoleName::Follower => wire::ReplicaRole::Follower,
@@ -98,6 +113,7 @@ fn replica(node_id: &str, status: &ReplicaStatus) -> wire::NodeReplica {
             last_epoch: status.last.epoch,
             lineage: status.data_lineage,
             problem: status.problem.clone().unwrap_or_default(),
+            scrub: scrubbed.map(scrub),
         }),
     }
 }

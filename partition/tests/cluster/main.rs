@@ -9,7 +9,9 @@ mod gate;
 mod handover;
 mod leaders;
 mod placement;
+mod repair;
 mod retries;
+mod stalls;
 mod support;
 
 use bytes::Bytes;

@@ -15,6 +15,8 @@ use paddock_coordination::{
     records,
 };
 use paddock_partition::controller::ControllerOptions;
+use paddock_partition::host::{CareOptions, FatalError};
+use paddock_partition::scrub::ScrubOptions;
 use paddock_partition::server::{PartitionServer, ServerConfig, StartError};
 use paddock_partition::snapshot::CatchUpOptions;
 use paddock_proto::admin::v1::node_service_client::NodeServiceClient;
@@ -83,13 +85,8 @@ impl Parked {
     pub async fn start_in(self, coordination: &Path) -> Result<(), StartError> {
         let embedded = Embedded::open(coordination).expect("a coordination service");
         let session = Arc::new(embedded.session());
-        let config = config(
-            &self.data,
-            &self.shape,
-            Options::new(),
-            ControllerOptions::default(),
-            CatchUpOptions::default(),
-        );
+        let kept = (CatchUpOptions::default(), CareOptions::default());
+        let config = config(&self.data, &self.shape, Options::new(), ControllerOptions::default(), kept);
         PartitionServer::start(config, session).await.map(drop)
     }
 }
@@ -103,6 +100,7 @@ pub struct Cluster {
     storage: Options,
     controller: ControllerOptions,
     catch_up: CatchUpOptions,
+    care: CareOptions,
     nodes: HashMap<NodeId, Running>,
     id: Option<ClusterId>,
 }
@@ -112,7 +110,7 @@ fn config(
     shape: &NewCluster,
     storage: Options,
     controller: ControllerOptions,
-    catch_up: CatchUpOptions,
+    (catch_up, care): (CatchUpOptions, CareOptions),
 ) -> ServerConfig {
     ServerConfig {
         data: data.to_owned(),
@@ -126,7 +124,14 @@ fn config(
         controller,
         remove_departed_after: Some(REMOVE_DEPARTED_AFTER),
         catch_up,
+        care,
     }
+}
+
+/// Everything again and again, so that damage is found soon.
+pub fn eager_scrub() -> CareOptions {
+    let scrub = ScrubOptions { bytes_per_second: 256 << 20, every: Duration::from_millis(100) };
+    CareOptions { scrub, ..CareOptions::default() }
 }
 
 impl Cluster {
@@ -149,7 +154,20 @@ impl Cluster {
     ) -> Cluster {
         let shape =
             NewCluster { partitions, replication_factor: nodes, initial_nodes: nodes, lease_ms: LEASE_MS };
-        Cluster::launch_all(nodes, shape, storage, ControllerOptions::default(), catch_up).await
+        let kept = (catch_up, CareOptions::default());
+        Cluster::launch_all(nodes, shape, storage, ControllerOptions::default(), kept).await
+    }
+
+    /// The same, with files that are verified in another way.
+    pub async fn start_scrubbing(
+        nodes: u32,
+        partitions: u32,
+        storage: Options,
+        kept: (CatchUpOptions, CareOptions),
+    ) -> Cluster {
+        let shape =
+            NewCluster { partitions, replication_factor: nodes, initial_nodes: nodes, lease_ms: LEASE_MS };
+        Cluster::launch_all(nodes, shape, storage, ControllerOptions::default(), kept).await
     }
 
     /// The same, with a lease of one's own.
@@ -179,7 +197,7 @@ impl Cluster {
         let shape =
             NewCluster { partitions: 1, replication_factor: 2, initial_nodes: nodes, lease_ms: LEASE_MS };
         let controller = ControllerOptions { replace_after, ..Default::default() };
-        Cluster::launch_all(nodes, shape, storage, controller, catch_up).await
+        Cluster::launch_all(nodes, shape, storage, controller, (catch_up, CareOptions::default())).await
     }
 
     /// So many nodes, each with a replica of each partition; leaders are moved for an even spread when all was quiet for so long.
@@ -191,7 +209,7 @@ impl Cluster {
     }
 
     async fn launch_quiet(nodes: u32, shape: NewCluster, controller: ControllerOptions) -> Cluster {
-        Cluster::launch_all(nodes, shape, Options::new(), controller, CatchUpOptions::default()).await
+        Cluster::launch_all(nodes, shape, Options::new(), controller, Default::default()).await
     }
 
     async fn launch_all(
@@ -199,7 +217,7 @@ impl Cluster {
         shape: NewCluster,
         storage: Options,
         controller: ControllerOptions,
-        catch_up: CatchUpOptions,
+        (catch_up, care): (CatchUpOptions, CareOptions),
     ) -> Cluster {
         let root = tempfile::tempdir().expect("a directory");
         let embedded = Embedded::open(&root.path().join("coordination")).expect("a coordination service");
@@ -213,6 +231,7 @@ impl Cluster {
             storage,
             controller,
             catch_up,
+            care,
             nodes: running,
             id: None,
         };
@@ -266,7 +285,7 @@ impl Cluster {
     }
 
     fn config(&self, data: &Path) -> ServerConfig {
-        config(data, &self.shape, self.storage.clone(), self.controller, self.catch_up)
+        config(data, &self.shape, self.storage.clone(), self.controller, (self.catch_up, self.care))
     }
 
     async fn launch(&mut self, data: PathBuf) -> NodeId {
@@ -337,6 +356,15 @@ impl Cluster {
         self.until("a follower", |map| {
             let state = &map.partitions.get(&PartitionId(partition))?.state;
             state.replicas.iter().copied().find(|node| *node != leader)
+        })
+        .await
+    }
+
+    /// Which life of its data a node's replica is, once it is in sync.
+    pub async fn generation(&self, partition: u32, node: NodeId) -> u64 {
+        self.until("a replica in sync", |map| {
+            let state = &map.partitions.get(&PartitionId(partition))?.state;
+            Some(state.in_sync.iter().find(|member| member.node == node)?.generation.0)
         })
         .await
     }
@@ -464,6 +492,12 @@ impl Cluster {
     /// Where a node listens for HTTP.
     pub fn http_address(&self, node: NodeId) -> SocketAddr {
         self.nodes[&node].server.http_address().expect("it listens")
+    }
+
+    /// Waits until a node cannot go on, and says why. It is not stopped.
+    pub async fn failed(&mut self, node: NodeId) -> FatalError {
+        let server = &mut self.nodes.get_mut(&node).expect("a running node").server;
+        tokio::time::timeout(PATIENCE, server.failed()).await.expect("it fails")
     }
 
     /// Takes a node out, to be stopped by the test itself.

@@ -32,6 +32,8 @@ const SCRIPTS: &[(&str, &[Mutation])] = &[
     ("published_tikv_964_a_grant_counts_from_its_heartbeat", &[Mutation::GrantsCountFromTheirArrival]),
     ("published_zookeeper_4925_commits_that_it_forgot", &[Mutation::OlderStatesAreBelieved]),
     ("recovered_lineage_replaces_what_an_earlier_one_committed", &[Mutation::LineageIsTakenOverUnseen]),
+    ("damaged_and_alone_it_goes_on", &[Mutation::GivesItsStoreUpAtOnce]),
+    ("damaged_stores_are_not_given_up_for_each_other", &[Mutation::GivesItsStoreUpForADamagedLeader]),
     ("handover_release_is_late", &[Mutation::FollowsOldReleases]),
     ("snapshot_ready_of_an_earlier_attempt_counts_for_nothing", &[Mutation::SnapshotOfAnyAttempt]),
     ("snapshot_that_fails_again_and_again_holds_no_log", &[Mutation::FailuresHoldTheLog]),

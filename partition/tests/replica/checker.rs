@@ -21,6 +21,8 @@ pub(crate) struct Checker {
     commits: BTreeMap<char, (u64, u64)>,
     /// How often a snapshot took the place of a store.
     pub(crate) installs: u64,
+    /// How often a replica gave up its store.
+    pub(crate) gave_up: u64,
     /// How much was committed in which lineage when the nodes' clocks showed what.
     history: Vec<(Vec<Timestamp>, u64, usize)>,
     /// Reads that wait behind a barrier: at which node, and how much was committed when they came.
@@ -118,6 +120,21 @@ impl Checker {
             }
             matches!(answer, Err(Refusal::NotReady | Refusal::Unavailable { .. }))
         });
+    }
+
+    /// A replica gives its store up: somebody else who may lead has all that was committed, on a disk whose damage nobody knows of.
+    pub(crate) fn gives_up(&mut self, nodes: &[Node], index: usize, state: &PartitionState) {
+        self.gave_up += 1;
+        if self.is_blind {
+            return;
+        }
+        let mut others = nodes.iter().enumerate().filter(|(other, _)| *other != index);
+        assert!(
+            others.any(|(_, node)| state.may_lead(node.member())
+                && self.holds_committed(state.lineage, &node.disk, node.disk.durable)),
+            "invariant 18: {} gave its store up, and nobody else who may lead has every committed entry",
+            nodes[index].name
+        );
     }
 
     /// After each step of a replica.

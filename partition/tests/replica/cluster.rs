@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use paddock_coordination::{Epoch, Generation, Member, NodeId, PartitionId, PartitionState, Version};
 use paddock_partition::replica::{
-    Barrier, DurableState, Effect, Event, Message, ObservedState, Replica, ReplicaConfig, Timestamp,
+    Barrier, DurableState, Effect, Event, Fault, Message, ObservedState, Replica, ReplicaConfig, Timestamp,
     WriteOutcome,
 };
 use paddock_storage::{EpochStart, LogEntries, Position, RowRef, Rows, RowsBuilder, Sequence};
@@ -31,6 +31,7 @@ pub(crate) struct Disk {
     pub(crate) applied: usize,
     epoch_seen: Epoch,
     pub(crate) lineage: u64,
+    fault: Option<Fault>,
     /// So many of the first entries are in the store, and no longer in its log. What they were is kept here, to compare.
     pub(crate) released: usize,
 }
@@ -67,6 +68,7 @@ impl Disk {
             epochs,
             epoch_seen: self.epoch_seen,
             lineage: self.lineage,
+            fault: self.fault.clone(),
         }
     }
 }
@@ -130,6 +132,8 @@ pub(crate) struct Node {
     pub(crate) watch_is_off: bool,
     /// The barrier of the last read that came with one.
     pub(crate) barrier: Option<Barrier>,
+    /// It has given its store up in this step.
+    gave_up: bool,
     /// Copies for followers.
     snapshots: BTreeMap<NodeId, Snapshot>,
     /// Copies that were made, and the replica does not know yet.
@@ -231,6 +235,7 @@ impl Cluster {
                 is_isolated: false,
                 watch_is_off: false,
                 barrier: None,
+                gave_up: false,
                 snapshots: BTreeMap::new(),
                 prepared: VecDeque::new(),
                 holds_copies: false,
@@ -302,6 +307,14 @@ impl Cluster {
         node.disk = Disk::default();
     }
 
+    /// A replica has given its store up: it begins anew with an empty one, as another generation.
+    fn begin_anew(&mut self, index: usize) {
+        self.checker.gives_up(&self.nodes, index, &self.states.last().unwrap().state);
+        self.crash(index, 0);
+        self.wipe(index);
+        self.start(index);
+    }
+
     /// Steps a node with an event, and performs all that follows.
     pub(crate) fn step(&mut self, index: usize, event: Event) {
         let mut events = VecDeque::from([event]);
@@ -317,6 +330,10 @@ impl Cluster {
             let node = &mut self.nodes[index];
             if !node.is_slow && (is_dirty || node.disk.durable < node.disk.entries.len()) {
                 events.push_back(sync(node));
+            }
+            if std::mem::take(&mut self.nodes[index].gave_up) {
+                self.begin_anew(index);
+                break;
             }
             self.checker.stepped(&self.nodes[index]);
         }
@@ -405,10 +422,12 @@ impl Cluster {
                 let applied = usize::try_from(apply_through.0).unwrap();
                 let is_given_up = self.states.last().unwrap().state.lineage > lineage;
                 assert!(applied >= before || is_given_up, "what is applied never falls");
-                node.disk = Disk { epoch_seen, lineage, applied, ..copy };
+                node.disk = Disk { epoch_seen, lineage, applied, fault: None, ..copy };
                 node.apply_through = node.disk.applied;
                 self.checker.installed(&self.nodes[index], &self.states.last().unwrap().state);
             }
+            Effect::PersistFault(fault) => node.disk.fault = Some(fault),
+            Effect::AbandonStore => node.gave_up = true,
             Effect::LostLeadership { .. } => node.snapshots.clear(),
             Effect::TransferFailed { .. } | Effect::Quarantined { .. } => {}
         }

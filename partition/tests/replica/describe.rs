@@ -1,7 +1,7 @@
 //! Effects, messages and states in the scripts' words.
 
 use paddock_coordination::{Member, NodeId, PartitionState};
-use paddock_partition::replica::{Effect, Message, Readiness, Refusal};
+use paddock_partition::replica::{Effect, Fault, Message, Readiness, Refusal};
 use paddock_storage::{LogEntries, Position};
 
 use crate::cluster::{Envelope, statements};
@@ -54,9 +54,10 @@ fn run(entries: &LogEntries) -> String {
 pub(crate) fn message(message: &Message) -> String {
     let epoch = message.epoch();
     let body = match message {
-        Message::Heartbeat { sent_at, commit, lineage, .. } => {
+        Message::Heartbeat { sent_at, commit, lineage, is_sound, .. } => {
             let lineage = if *lineage == 0 { String::new() } else { format!(" lineage {lineage}") };
-            format!("heartbeat at {} commit {commit}{lineage}", sent_at.0)
+            let soundness = if *is_sound { "" } else { ", not sound" };
+            format!("heartbeat at {} commit {commit}{lineage}{soundness}", sent_at.0)
         }
         Message::Grant { sent_at, readiness: Readiness::Leaving, .. } => {
             format!("grant for {}, leaving", sent_at.0)
@@ -120,6 +121,9 @@ pub(crate) fn effect(name: char, effect: &Effect) -> String {
             let rest = if *nobody_stays { ", and nobody else stays" } else { "" };
             format!("NOT HANDED OVER: {}{rest}", text(why))
         }
+        Effect::PersistFault(Fault::Damaged(what)) => format!("persist that it is damaged: {what}"),
+        Effect::PersistFault(Fault::Contradiction(_)) => "persist the contradiction".to_owned(),
+        Effect::AbandonStore => "GIVES UP its store".to_owned(),
         Effect::Quarantined { reason } => format!("QUARANTINED: {}", text(reason)),
     };
     format!("{name}: {what}")

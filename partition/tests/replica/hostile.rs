@@ -58,7 +58,8 @@ fn message(chance: &mut Chance, cluster: &Cluster, index: usize) -> Option<Messa
         0 => {
             // Seldom another lineage, for the same reason.
             let lineage = if chance.percent(3) { number(chance, 0) } else { 0 };
-            Message::Heartbeat { epoch, sent_at, commit: sequence, echo: chance.below(u64::MAX), lineage }
+            let (echo, is_sound) = (chance.below(u64::MAX), chance.percent(50));
+            Message::Heartbeat { epoch, sent_at, commit: sequence, echo, lineage, is_sound }
         }
         1 => {
             let all = [Readiness::NotNow, Readiness::CanTakeOver, Readiness::Leaving];

@@ -12,6 +12,8 @@
 //! propose A x y | read A | status [A] | log A | state | fresh A
 //! crash A [kept=N] | restart A | wipe A | stop A
 //! leave A                             A's process is about to stop
+//! stall A                             A's disk stood still, and came back
+//! damage A words                      somebody comes upon damage to A's store
 //! isolate A | join A                  cuts a node's network, mends it
 //! slow A | sync A | apply A | fast A  holds back syncing and applying
 //! release A N                         the first N entries leave the log of A
@@ -90,8 +92,16 @@ impl Runner for Script {
         let is_terse = command.name == "run";
         let mut output = run(cluster, command, &words)?;
         for line in &cluster.trace {
-            let tells =
-                ["LEADS", "LOST", "NOT HANDED", "QUARANTINED", "INSTALL", "persist lineage", "state "];
+            let tells = [
+                "LEADS",
+                "LOST",
+                "NOT HANDED",
+                "QUARANTINED",
+                "INSTALL",
+                "GIVES UP",
+                "persist lineage",
+                "state ",
+            ];
             if !is_terse || tells.iter().any(|word| line.contains(word)) && !line.contains("read the state") {
                 writeln!(output, "{line}")?;
             }
@@ -249,6 +259,8 @@ fn on_node(cluster: &mut Cluster, index: usize, name: &str, words: &[&str], kept
         "hold" => cluster.nodes[index].holds_copies = true,
         "ready" => cluster.prepare(index),
         "full" => cluster.step(index, Event::DiskFull),
+        "damage" => cluster.step(index, Event::StoreDamaged { what: words[1..].join(" ") }),
+        "stall" => cluster.step(index, Event::DiskStalled),
         "leave" => cluster.step(index, Event::Leave),
         "isolate" => cluster.nodes[index].is_isolated = true,
         "join" => cluster.nodes[index].is_isolated = false,

@@ -175,6 +175,7 @@ fn a_copy_that_contradicts_a_commit_quarantines() {
         commit: Sequence(0),
         echo: 0,
         lineage: 0,
+        is_sound: true,
     };
     step(&mut cluster, Event::Received { from: leader, message: heartbeat });
     let number = fetch(&announce(&mut cluster, leader, 2, 1, at(2, 9)));

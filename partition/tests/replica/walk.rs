@@ -109,6 +109,8 @@ impl Walk {
             438 if !self.is_calm && self.chance.percent(30) => self.leave(index),
             439..447 => self.barrier_read(index),
             447..452 if self.is_wild => self.drift(index),
+            452..454 if !self.is_calm => self.damage(index),
+            454 if self.chance.percent(15) => self.cluster.step(index, Event::DiskStalled),
             438..560 => {
                 let duration_ms = 1 + self.chance.below(15);
                 self.cluster.advance(duration_ms, false);
@@ -245,6 +247,11 @@ impl Walk {
     fn leave(&mut self, index: usize) {
         self.leaving[index] |= self.cluster.nodes[index].replica.is_some();
         self.cluster.step(index, Event::Leave);
+    }
+
+    /// Somebody comes upon damage to a store.
+    fn damage(&mut self, index: usize) {
+        self.cluster.step(index, Event::StoreDamaged { what: "a row".to_owned() });
     }
 
     fn disk(&mut self, index: usize) {
@@ -460,6 +467,8 @@ pub(crate) struct Outcome {
     barriers_passed: u64,
     /// How often an operator recovered the partition.
     lineage: u64,
+    /// Stores that were given up because they were damaged.
+    gave_up: u64,
 }
 
 pub(crate) fn walk(seed: u64) -> Outcome {
@@ -484,6 +493,7 @@ pub(crate) fn walk(seed: u64) -> Outcome {
         installs: walk.cluster.checker.installs,
         barriers_passed: walk.cluster.checker.barriers_passed,
         lineage: walk.cluster.state().state.lineage,
+        gave_up: walk.cluster.checker.gave_up,
         handovers: walk.cluster.states.windows(2).filter(is_handover).count(),
     }
 }
@@ -497,8 +507,8 @@ fn random_walks_keep_every_invariant() {
     let one = from_environment("PADDOCK_WALK_SEED");
     let walks = from_environment("PADDOCK_WALKS").unwrap_or(WALKS);
     let seeds = one.map_or(0..walks, |seed| seed..seed + 1);
-    let (mut committed, mut epochs, mut handovers, mut installs, mut barriers, mut lineages) =
-        (0, 0, 0, 0, 0, 0);
+    let (mut committed, mut epochs, mut handovers, mut installs, mut barriers) = (0, 0, 0, 0, 0);
+    let (mut lineages, mut gave_up) = (0, 0);
     for seed in seeds {
         let result = std::panic::catch_unwind(|| walk(seed));
         let Ok(outcome) = result else { panic!("PADDOCK_WALK_SEED={seed} breaks an invariant, see above") };
@@ -508,16 +518,21 @@ fn random_walks_keep_every_invariant() {
         installs += outcome.installs;
         barriers += outcome.barriers_passed;
         lineages += outcome.lineage;
+        gave_up += outcome.gave_up;
     }
     println!(
         "{committed} entries, {epochs} epochs, {handovers} of them handed over, {installs} snapshots installed, {barriers} \
-         reads let past barriers, {lineages} recoveries"
+         reads let past barriers, {lineages} recoveries, {gave_up} stores given up"
     );
     assert!(one.is_some() || committed as u64 > walks * 20, "the walks got too little done to say anything");
     assert!(one.is_some() || epochs > walks * 3, "the walks saw too few leaders to say anything");
     let enough = handovers as u64 * 2 > walks;
     assert!(one.is_some() || enough, "the walks saw too few hand-overs to say anything: {handovers}");
     assert!(one.is_some() || barriers > walks, "the walks saw too few reads behind barriers: {barriers}");
+    assert!(
+        one.is_some() || gave_up > walks / 4,
+        "the walks saw too little damage to say anything: {gave_up}"
+    );
     assert!(one.is_some() || installs > walks / 4, "the walks saw too few snapshots to say anything");
     assert!(one.is_some() || lineages > walks / 10, "the walks saw too few recoveries to say anything");
 }

@@ -9,6 +9,7 @@
 //!   if told so, and from then on perhaps all.
 //! - A failed fsync drops what it was to make durable, while reads still show it: as kernels do.
 //! - It has room for so many bytes.
+//! - It stands still if told so: fsyncs wait.
 //!
 //! It maps nothing ([`DiskFile::map`]): [`FaultyDisk::copy_to`] takes what is on it to a real disk, where files are mapped.
 
@@ -24,7 +25,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use contents::{Contents, Dice};
 use names::{Copies, State};
@@ -69,6 +70,8 @@ pub enum Unsynced {
 #[derive(Clone, Default)]
 pub struct FaultyDisk {
     state: Arc<Mutex<State>>,
+    /// Told when a stall ends.
+    resumed: Arc<Condvar>,
 }
 
 impl FaultyDisk {
@@ -113,6 +116,29 @@ impl FaultyDisk {
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.state.lock().calls
+    }
+
+    /// Lets fsyncs of files below a directory wait, until this is called with another one or with none.
+    ///
+    /// ```
+    /// use std::path::Path;
+    /// use std::sync::Arc;
+    ///
+    /// use paddock_storage::Store;
+    /// use paddock_storage::disk::FaultyDisk;
+    ///
+    /// let disk = FaultyDisk::new();
+    /// let store = Store::builder("/data").disk(Arc::new(disk.clone())).open()?;
+    /// disk.stall(Some(Path::new("/data")));
+    /// let writing = std::thread::spawn(move || store.insert("heron", "grey"));
+    /// assert!(!writing.is_finished());
+    /// disk.stall(None);
+    /// writing.join().unwrap()?;
+    /// # Ok::<(), paddock_storage::Error>(())
+    /// ```
+    pub fn stall(&self, below: Option<&Path>) {
+        self.state.lock().stalled = below.map(Path::to_path_buf);
+        self.resumed.notify_all();
     }
 
     /// Makes a call fail, or none from now on.
@@ -294,7 +320,7 @@ impl FaultyDisk {
             capacity_bytes: state.capacity_bytes,
             ..State::default()
         };
-        FaultyDisk { state: Arc::new(Mutex::new(copy)) }
+        FaultyDisk { state: Arc::new(Mutex::new(copy)), resumed: Arc::default() }
     }
 
     /// The files there are, in order.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::error::Error;
+use crate::damage::Damage;
 use crate::header::StoreId;
 use crate::position::{Position, Sequence};
 
@@ -115,18 +115,6 @@ pub struct TornTail {
     pub bytes: u64,
 }
 
-/// Damage. What was once durable is not as it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Damage {
-    /// The file.
-    pub path: PathBuf,
-    /// Where in it.
-    pub offset: u64,
-    /// What is wrong there.
-    pub what: String,
-}
-
 /// What was read and verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -151,11 +139,13 @@ impl Report {
     pub(super) fn note<T>(&mut self, outcome: crate::error::Result<T>) -> crate::error::Result<Option<T>> {
         match outcome {
             Ok(value) => Ok(Some(value)),
-            Err(Error::Corrupt { path, offset, what }) => {
-                self.damages.push(Damage { path, offset, what });
-                Ok(None)
-            }
-            Err(error) => Err(error),
+            Err(error) => match Damage::of(&error) {
+                Some(damage) => {
+                    self.damages.push(damage);
+                    Ok(None)
+                }
+                None => Err(error),
+            },
         }
     }
 }

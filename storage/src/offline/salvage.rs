@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, btree_map};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::report::Damage;
 use crate::batch::{BATCH_ALIGNMENT, BATCH_HEADER_BYTES, BatchHeader};
+use crate::damage::Damage;
 use crate::data_file::DataFile;
 use crate::directory::Directory;
 use crate::error::{Error, Result};

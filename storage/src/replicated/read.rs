@@ -57,7 +57,7 @@ impl ReplicatedStore {
         while next < self.chain.next {
             let (segment, limit) = self.segment_of(next);
             let piece = LogPiece { segment, store_id: self.manifest.store_id, limit };
-            if !piece.read(&mut next, &mut found)? {
+            if !self.contents.damage().note(piece.read(&mut next, &mut found))? {
                 break;
             }
         }

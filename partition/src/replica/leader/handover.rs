@@ -17,7 +17,7 @@
 use paddock_coordination::{Member, NodeId, PartitionState};
 
 use super::Leader;
-use crate::replica::config::RELEASES_MAX;
+use crate::replica::config::{RELEASES_MAX, YIELD_RETRY_LEASES};
 use crate::replica::core::Core;
 use crate::replica::effect::Effect;
 use crate::replica::message::{Message, Readiness};
@@ -46,17 +46,32 @@ impl Leader {
     /// Begins to hand over, to this node or to whoever is the best.
     pub(in crate::replica) fn transfer(&mut self, core: &mut Core, to: Option<NodeId>, deadline: Timestamp) {
         match self.choose_target(core, to) {
-            Ok(target) => {
-                self.handover = Some(Handover { target, deadline, releases: 0, released: None });
-                // Nobody is taken in meanwhile, so nothing waits for who was about to be.
-                self.joining = None;
-                self.advance_handover(core);
-            }
+            Ok(target) => self.begin_handover(core, target, deadline),
             Err(why) => {
                 let nobody_stays = !self.somebody_stays(core);
                 core.effects.push(Effect::TransferFailed { why, nobody_stays });
             }
         }
+    }
+
+    /// Hands over by itself, if its store is damaged, or its disk stands still now and then, and somebody is there who can take over. While it tries, writes wait: so what
+    /// does not come about is not tried again soon.
+    pub(in crate::replica) fn yield_leadership(&mut self, core: &mut Core) {
+        if !core.is_reluctant() || self.handover.is_some() || core.now < self.yield_at {
+            return;
+        }
+        if let Ok(target) = self.choose_target(core, None) {
+            let lease_ms = core.config.lease_ms();
+            self.yield_at = core.now.plus_ms(lease_ms * YIELD_RETRY_LEASES);
+            self.begin_handover(core, target, core.now.plus_ms(lease_ms));
+        }
+    }
+
+    fn begin_handover(&mut self, core: &mut Core, target: Member, deadline: Timestamp) {
+        self.handover = Some(Handover { target, deadline, releases: 0, released: None });
+        // Nobody is taken in meanwhile, so nothing waits for who was about to be.
+        self.joining = None;
+        self.advance_handover(core);
     }
 
     /// Releases the target, if all that it takes is there; gives up what takes too long.

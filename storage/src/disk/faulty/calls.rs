@@ -19,6 +19,14 @@ impl FaultyDisk {
         Fault::meets(state.fault, state.calls)
     }
 
+    /// Waits while the disk stands still for this file.
+    pub(super) fn wait_while_stalled(&self, contents: &Arc<Mutex<Contents>>) {
+        let mut state = self.state.lock();
+        while state.stalls(contents) {
+            self.resumed.wait(&mut state);
+        }
+    }
+
     /// Counts a call that looks at something, and fails it if it is its turn.
     pub(super) fn look(&self) -> io::Result<()> {
         let mut state = self.state.lock();

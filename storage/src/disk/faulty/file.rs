@@ -32,6 +32,7 @@ impl FaultyFile {
     /// Only what was written since the last fsync, failed or not, reaches the platter: a kernel that failed to write
     /// pages takes them for clean from then on.
     fn sync(&self) -> io::Result<()> {
+        self.disk.wait_while_stalled(&self.contents);
         let outcome = self.disk.call();
         let mut contents = self.contents.lock();
         let unsynced = std::mem::take(&mut contents.unsynced);

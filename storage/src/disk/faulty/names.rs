@@ -21,11 +21,19 @@ pub(super) struct State {
     pub(super) looks: u64,
     pub(super) look_fault: Option<Fault>,
     pub(super) capacity_bytes: Option<u64>,
+    /// Fsyncs of files below wait.
+    pub(super) stalled: Option<PathBuf>,
 }
 
 pub(super) type Names = BTreeMap<PathBuf, Arc<Mutex<Contents>>>;
 
 impl State {
+    /// Whether fsyncs of a file wait.
+    pub(super) fn stalls(&self, contents: &Arc<Mutex<Contents>>) -> bool {
+        let Some(below) = &self.stalled else { return false };
+        self.files.iter().any(|(path, file)| Arc::ptr_eq(file, contents) && path.starts_with(below))
+    }
+
     pub(super) fn used_bytes(&self) -> u64 {
         // A file of two names takes its room once.
         let files: BTreeMap<_, _> = self.files.values().map(|file| (Arc::as_ptr(file), file)).collect();
