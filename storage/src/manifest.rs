@@ -185,8 +185,10 @@ impl Manifest {
         if read_u32(&fields, 12) != crc32fast::hash(metadata) {
             return corrupt(44, "the checksum of the owner's value does not match");
         }
-        if !is_zero(&fields[18..20]) || !is_zero(&fields[24..]) {
-            return corrupt(50, "bytes that this format leaves zero are not");
+        for (zeros, offset) in [(18..20, 50), (24..fields.len(), 56)] {
+            if !is_zero(&fields[zeros]) {
+                return corrupt(offset, "bytes that this format leaves zero are not");
+            }
         }
         let kind = match fields[16] {
             0 => Kind::Replicated,

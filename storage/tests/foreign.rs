@@ -80,7 +80,8 @@ fn a_number_with_a_sign_names_no_segment() {
 /// Bytes that this format leaves zero may mean something one day: they are not passed over.
 #[test]
 fn bytes_that_must_be_zero_are_looked_at() {
-    let cases = [(SEGMENT, 56..64, 56), ("/data/store/MANIFEST", 49..64, 49)];
+    const MANIFEST: &str = "/data/store/MANIFEST";
+    let cases = [(SEGMENT, 56..64, 56), (MANIFEST, 50..52, 50), (MANIFEST, 56..64, 56)];
     for (path, zeros, offset) in cases {
         for at in zeros {
             let disk = FaultyDisk::new();
